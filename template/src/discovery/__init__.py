@@ -1,0 +1,38 @@
+"""gRPC channels that always know who serves: one call in the place of grpc's own, one target that names the registry.
+
+    channel = discovery.aio.insecure_channel("kubernetes:///service.namespace:grpc")
+
+README.md beside this file says what to copy and what to install; target.py lists the targets.
+"""
+
+from . import aio
+from .channel import insecure_channel, secure_channel
+from .config import Backoff, Config, Dns, Empty
+from .errors import ControlPlaneError, DiscoveryError, NotSyncedError, RegistrationError, SourceError, TargetError
+from .lifetime import status, wait_until_synced
+from .snapshot import Endpoint, Health, Snapshot
+from .sources.manual import Manual
+from .status import Status
+
+__all__ = [
+    "Backoff",
+    "Config",
+    "ControlPlaneError",
+    "DiscoveryError",
+    "Dns",
+    "Empty",
+    "Endpoint",
+    "Health",
+    "Manual",
+    "NotSyncedError",
+    "RegistrationError",
+    "Snapshot",
+    "SourceError",
+    "Status",
+    "TargetError",
+    "aio",
+    "insecure_channel",
+    "secure_channel",
+    "status",
+    "wait_until_synced",
+]

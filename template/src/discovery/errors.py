@@ -1,0 +1,40 @@
+"""Every exception that this folder raises.
+
+DiscoveryError
+├── TargetError          a target, an option or a setting that cannot work (also a ValueError)
+├── SourceError          a registry that cannot be read at the moment
+├── RegistrationError    a registry that cannot be written at the moment
+├── NotSyncedError       no first snapshot within the time allowed (also a TimeoutError)
+└── ControlPlaneError    the in-process control plane cannot be used: bootstrap, socket, fork
+"""
+
+
+class DiscoveryError(Exception):
+    """Base of all errors of discovery; its text is one sentence that names the fact and the remedy."""
+
+
+class TargetError(DiscoveryError, ValueError):
+    """A target, an option or a setting that cannot work, found before anything was started."""
+
+
+class SourceError(DiscoveryError):
+    """A registry cannot be read at the moment; the resolver keeps the last set and tries again.
+
+    `retry_after` is the least time, in seconds, before the next attempt makes sense. None leaves it to the backoff.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RegistrationError(DiscoveryError):
+    """A registry cannot be written at the moment."""
+
+
+class NotSyncedError(DiscoveryError, TimeoutError):
+    """The first snapshot of a target did not arrive within the time allowed."""
+
+
+class ControlPlaneError(DiscoveryError):
+    """The in-process control plane cannot be used: its socket, the xDS bootstrap, or a fork in between."""

@@ -1,0 +1,28 @@
+"""May this snapshot replace that one? Pure: two snapshots, a policy and the time in, a verdict out."""
+
+from dataclasses import dataclass
+
+from .config import Empty
+from .snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether to pass the new snapshot on; `ask_again` is the time (on the caller's clock) at which the answer may change."""
+
+    accepted: bool
+    ask_again: float | None = None
+
+
+def judge(policy: Empty, last: Snapshot | None, new: Snapshot, empty_since: float, now: float) -> Verdict:
+    """Decide on `new`, which has been the registry's word since `empty_since` if it is empty.
+
+    Only an empty set after one with endpoints is suspicious: a registry that lost its data, a Service whose selector was
+    mistyped and a DNS server that has just been restarted all look like that, and believing them stops all traffic.
+    """
+    if new.endpoints or last is None or not last.endpoints or policy.policy == "fail":
+        return Verdict(True)
+    if policy.policy == "keep":
+        return Verdict(False)
+    until = empty_since + policy.seconds
+    return Verdict(now >= until, until)

@@ -1,0 +1,211 @@
+"""Snapshots in, xDS resources out: the Listener, Clusters and ClusterLoadAssignments of one target.
+
+A Listener holds the routes: retry rules, and the clusters over which a set is split, weighted by what they hold. Unchanged
+resources keep their version, so that only what changed is sent and rebuilt.
+"""
+
+import functools
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from . import zones
+from .routes import NO_RETRY, Retry, ServiceConfig
+from .sharding import part_count, part_of
+from .snapshot import Endpoint, Snapshot
+from .wire import xds_pb2 as xds
+
+AUTHORITY = "grpc-discovery"
+"""The name of our control plane in the bootstrap and in every resource name (gRFC A47)."""
+
+LISTENER = "envoy.config.listener.v3.Listener"
+CLUSTER = "envoy.config.cluster.v3.Cluster"
+ASSIGNMENT = "envoy.config.endpoint.v3.ClusterLoadAssignment"
+_CONNECTION_MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+
+TYPE_PREFIX = "type.googleapis.com/"
+
+_versions = itertools.count(2)
+"""Versions of all targets together: a stream that outlives a target must not take a later one's resource for the old."""
+
+UNLIMITED = 2**32 - 1
+"""gRPC's default circuit breaker stops the 1,025th concurrent RPC of a cluster; limits are the server's business."""
+
+
+def resource_name(kind: str, name: str) -> str:
+    """The full name of a resource of ours (xdstp URI, xRFC TP1)."""
+    return f"xdstp://{AUTHORITY}/{kind}/{name}"
+
+
+def pack(kind: str, message: Message) -> Any:
+    """A message of ours under Envoy's type URL; serialised the same way every time."""
+    return Any(type_url=TYPE_PREFIX + kind, value=message.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One resource as it is sent; the version rises with every change of this resource."""
+
+    version: int
+    body: Any
+
+
+class TargetResources:
+    """The resources of one target, kept up to date by `update`. Not thread-safe: the control plane holds its lock."""
+
+    def __init__(self, name: str, own_zone: str, service_config: ServiceConfig) -> None:
+        self.listener: Resource | None = None
+        self.assignments: dict[str, Resource] = {}
+        self._name = name
+        self._own_zone = own_zone
+        self._service_config = service_config
+        self._count = 1
+        self._parts: dict[int, frozenset[Endpoint]] = {}
+        self._usable: frozenset[Endpoint] = frozenset()
+        self._local = False
+        self._weights: dict[str, int] = {}
+        self._changes = 0
+
+    def update(self, snapshot: Snapshot) -> bool:
+        """Take over a snapshot; tells whether anything is different on the wire."""
+        usable = frozenset(zones.usable(snapshot.endpoints))
+        local = zones.prefers_own_zone(usable, self._own_zone)
+        count = part_count(len(usable), self._count)
+        before = self._changes
+        if count != self._count or local != self._local or self.listener is None:
+            if count != self._count:
+                # The parts of the old count stay as they were until gRPC has moved to the new ones.
+                prefix = resource_name(ASSIGNMENT, f"{self._name}/{self._count}-")
+                self.assignments = {name: kept for name, kept in self.assignments.items() if name.startswith(prefix)}
+            self._count, self._local = count, local
+            grouped: dict[int, list[Endpoint]] = defaultdict(list)
+            for endpoint in usable:
+                grouped[part_of(endpoint.address, endpoint.port, count)].append(endpoint)
+            changed = set(range(count))
+            self._parts = {part: frozenset(grouped[part]) for part in changed}
+        else:
+            added, removed = usable - self._usable, self._usable - usable
+            changed = {part_of(endpoint.address, endpoint.port, count) for endpoint in added | removed}
+            for part in changed:
+                of_part = {e for e in added if part_of(e.address, e.port, count) == part}
+                self._parts[part] = (self._parts[part] - removed) | of_part
+        self._usable = usable
+        self._assign(changed)
+        self._route()
+        return self._changes != before
+
+    def _assign(self, changed: Iterable[int]) -> None:
+        for part in sorted(changed):
+            full_name = resource_name(ASSIGNMENT, self._part_name(part))
+            weight, assignment = self._assignment(full_name, self._parts[part])
+            if weight:
+                self._weights[full_name] = weight
+            else:
+                self._weights.pop(full_name, None)
+                # A part that has run empty leaves the route; emptied before gRPC has left it, its RPCs would fail.
+                if self._usable:
+                    continue
+            body = pack(ASSIGNMENT, assignment)
+            known = self.assignments.get(full_name)
+            if known is None or known.body.value != body.value:
+                self.assignments[full_name] = Resource(self._next_version(), body)
+
+    def _assignment(self, full_name: str, endpoints: Iterable[Endpoint]) -> tuple[int, xds.ClusterLoadAssignment]:
+        """The message and its weight: the endpoints of the first priority, each by its own weight."""
+        groups: dict[tuple[bool, int], list[Endpoint]] = defaultdict(list)
+        for endpoint in endpoints:
+            groups[self._local and endpoint.zone != self._own_zone, endpoint.weight].append(endpoint)
+        message = xds.ClusterLoadAssignment(cluster_name=full_name)
+        first_priority = sum(share * len(group) for (remote, share), group in groups.items() if not remote)
+        for (remote, share), group in sorted(groups.items()):
+            # round_robin knows no weights of endpoints, only of localities: so equal weights make a locality.
+            locality = message.endpoints.add(
+                locality=xds.Locality(zone=f"{'remote' if remote else 'own' if self._local else 'all'}-{share}"),
+                load_balancing_weight=UInt32Value(value=share * len(group)),  # gRPC drops a locality without a weight
+                priority=1 if remote and first_priority else 0,  # a gap in priorities is refused
+            )
+            for endpoint in sorted(group):
+                socket = xds.SocketAddress(address=endpoint.address, port_value=endpoint.port)
+                address = xds.EndpointAddress(address=xds.Address(socket_address=socket))
+                locality.lb_endpoints.add(endpoint=address, health_status=xds.HEALTH_STATUS_HEALTHY)
+        return first_priority, message
+
+    def _route(self) -> None:
+        prefix = resource_name(ASSIGNMENT, f"{self._name}/{self._count}-")
+        self._weights = {name: weight for name, weight in self._weights.items() if name.startswith(prefix)}
+        weights = self._weights or {resource_name(ASSIGNMENT, self._part_name(0)): 1}
+        divisor = max(1, math.ceil(sum(weights.values()) / UNLIMITED))  # the sum must fit 32 bits (gRFC A28)
+        clusters = xds.WeightedCluster(
+            clusters=[
+                xds.ClusterWeight(name=name.replace(ASSIGNMENT, CLUSTER), weight=UInt32Value(value=max(1, weight // divisor)))
+                for name, weight in sorted(weights.items())
+            ]
+        )
+        host = xds.VirtualHost(name=self._name, domains=["*"], routes=_routes(self._service_config, clusters))
+        manager = xds.HttpConnectionManager(
+            route_config=xds.RouteConfiguration(name=self._name, virtual_hosts=[host]),
+            http_filters=[xds.HttpFilter(name="router", typed_config=Any(type_url=TYPE_PREFIX + _ROUTER))],
+        )
+        listener = xds.Listener(
+            name=resource_name(LISTENER, self._name),
+            api_listener=xds.ApiListener(api_listener=pack(_CONNECTION_MANAGER, manager)),
+        )
+        body = pack(LISTENER, listener)
+        if self.listener is None or self.listener.body.value != body.value:
+            self.listener = Resource(self._next_version(), body)
+
+    def _part_name(self, part: int) -> str:
+        return f"{self._name}/{self._count}-{part}"
+
+    def _next_version(self) -> int:
+        self._changes += 1
+        return next(_versions)
+
+
+def _routes(service_config: ServiceConfig, clusters: xds.WeightedCluster) -> list[xds.Route]:
+    """In the order in which gRPC tries them; the last fits every call. No timeouts: gRPC fires them 1.67 s early."""
+    plain = xds.RouteAction(weighted_clusters=clusters)
+    routes = []
+    if service_config.rules:
+        off = xds.HeaderMatcher(name=NO_RETRY[0], string_match=xds.StringMatcher(exact=NO_RETRY[1]))
+        routes.append(xds.Route(match=xds.RouteMatch(prefix="", headers=[off]), route=plain))
+    for rule in service_config.rules:
+        whole = bool(rule.path) and not rule.path.endswith("/")
+        match = xds.RouteMatch(path=rule.path) if whole else xds.RouteMatch(prefix=rule.path)
+        routes.append(xds.Route(match=match, route=xds.RouteAction(weighted_clusters=clusters, retry_policy=_retry_policy(rule.retry))))
+    return [*routes, xds.Route(match=xds.RouteMatch(prefix=""), route=plain)]
+
+
+def _retry_policy(retry: Retry) -> xds.RetryPolicy:
+    initial, longest = Duration(), Duration()
+    initial.FromMicroseconds(round(retry.initial_backoff * 1e6))
+    longest.FromMicroseconds(round(retry.max_backoff * 1e6))
+    return xds.RetryPolicy(
+        retry_on=",".join(retry.on),
+        num_retries=UInt32Value(value=retry.attempts - 1),
+        retry_back_off=xds.RetryBackOff(base_interval=initial, max_interval=longest),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def cluster(full_name: str) -> Resource:
+    """The Cluster of a part. It says the same for ever, so it exists for every name of ours that gRPC asks for."""
+    assignment = full_name.replace(CLUSTER, ASSIGNMENT)
+    message = xds.Cluster(
+        name=full_name,
+        type=xds.DISCOVERY_TYPE_EDS,
+        eds_cluster_config=xds.EdsClusterConfig(
+            eds_config=xds.ConfigSource(ads=xds.AggregatedConfigSource()), service_name=assignment
+        ),
+        lb_policy=xds.LB_POLICY_ROUND_ROBIN,
+        circuit_breakers=xds.CircuitBreakers(thresholds=[xds.Thresholds(max_requests=UInt32Value(value=UNLIMITED))]),
+    )
+    return Resource(1, pack(CLUSTER, message))

@@ -1,0 +1,110 @@
+"""What a registry said at one moment: endpoints in, an immutable and comparable Snapshot out."""
+
+import enum
+import functools
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Health(enum.IntEnum):
+    """What is known of an endpoint's health; the names and numbers are those of xDS (envoy.config.core.v3.HealthStatus)."""
+
+    UNKNOWN = 0
+    """The registry does not say. Gets requests."""
+    HEALTHY = 1
+    """Ready. Gets requests."""
+    UNHEALTHY = 2
+    """Not ready. Gets no new requests; streams in flight go on."""
+    DRAINING = 3
+    """Serving and terminating. Gets new requests only when nothing better is left (KEP-1669)."""
+
+
+class Endpoint(NamedTuple):
+    """One server. A tuple, because sets of thousands are hashed, sorted and compared at every change.
+
+    address: an IPv4 or IPv6 literal, without brackets.   port: 1 to 65535.
+    zone: where it runs, empty if unknown.                 weight: its share among endpoints; 1 or more.
+    name: what the registry calls it (pod, key), empty if it has no name; for people to read.
+    """
+
+    address: str
+    port: int
+    zone: str = ""
+    weight: int = 1
+    health: Health = Health.UNKNOWN
+    name: str = ""
+
+    @property
+    def authority(self) -> str:
+        """`host:port` as it is written in a URI: IPv6 in brackets (RFC 3986 section 3.2.2)."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole set of one target at one moment, never a delta. Equal when the endpoints are equal.
+
+    `problems` lists, a sentence each, the entries that the source had to skip; it does not count for equality.
+    Build one with `Snapshot.of`.
+    """
+
+    endpoints: frozenset[Endpoint] = frozenset()
+    problems: tuple[str, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def of(cls, endpoints: Iterable[Endpoint], problems: Iterable[str] = ()) -> "Snapshot":
+        """Validate `endpoints` and put them together; addresses come out in canonical form (RFC 5952).
+
+        A bad entry, or a second one with the same address and port, is left out and becomes a problem: gRPC refuses a
+        whole set for one bad endpoint, and one typing error in a registry must not cost the others their updates.
+        """
+        found: dict[tuple[str, int], Endpoint] = {}
+        skipped = list(problems)
+        for endpoint in endpoints:
+            try:
+                address = canonical_address(endpoint.address)
+                _check_numbers(endpoint)
+            except ValueError as error:
+                skipped.append(f"endpoint {endpoint.address}:{endpoint.port} is left out: {error}")
+                continue
+            if address != endpoint.address:
+                endpoint = endpoint._replace(address=address)
+            kept = found.setdefault((address, endpoint.port), endpoint)
+            if kept is not endpoint and kept != endpoint:
+                skipped.append(f"endpoint {endpoint.authority} is listed twice; the first entry counts")
+        return cls(frozenset(found.values()), tuple(skipped))
+
+    def __len__(self) -> int:
+        return len(self.endpoints)
+
+
+@functools.lru_cache(maxsize=16384)
+def canonical_address(text: str) -> str:
+    """The canonical form of an IP literal. Raises ValueError, with the reason, for anything else: gRPC's xDS takes no names."""
+    if "%" in text:
+        raise ValueError("an IPv6 zone index cannot be sent over xDS")
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("the address is no IP literal") from None
+
+
+def _check_numbers(endpoint: Endpoint) -> None:
+    if not 1 <= endpoint.port <= 65535:
+        raise ValueError("the port must be 1 to 65535")
+    if not 1 <= endpoint.weight <= 0xFFFF:
+        raise ValueError(f"weight {endpoint.weight} must be 1 to 65535")
+
+
+def parse_authority(text: str) -> tuple[str, int]:
+    """Split `host:port` or `[IPv6]:port`. Raises ValueError naming the text where it is neither."""
+    host, separator, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"'{text}' is not host:port; write an IPv6 address in brackets, as in [::1]:50051")
+    if not (separator and host and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise ValueError(f"'{text}' is not host:port with a port from 1 to 65535")
+    return host, int(port)
