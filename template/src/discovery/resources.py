@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from google.protobuf.any_pb2 import Any
@@ -35,6 +35,9 @@ TYPE_PREFIX = "type.googleapis.com/"
 
 _versions = itertools.count(2)
 """Versions of all targets together: a stream that outlives a target must not take a later one's resource for the old."""
+
+TOLERANCE = 0.1
+"""By how much a part's weight in the route may be wrong. A new route is walked through every part, so it waits for more."""
 
 UNLIMITED = 2**32 - 1
 """gRPC's default circuit breaker stops the 1,025th concurrent RPC of a cluster; limits are the server's business."""
@@ -71,12 +74,13 @@ class TargetResources:
         self._parts: dict[int, frozenset[Endpoint]] = {}
         self._usable: frozenset[Endpoint] = frozenset()
         self._local = False
-        self._weights: dict[str, int] = {}
+        self._weights: dict[int, int] = {}  # of the parts that hold anything of the first priority
+        self._routed: dict[int, int] = {}  # what the listener says
         self._changes = 0
 
     def update(self, snapshot: Snapshot) -> bool:
         """Take over a snapshot; tells whether anything is different on the wire."""
-        usable = frozenset(zones.usable(snapshot.endpoints))
+        usable = zones.usable(snapshot.endpoints)
         local = zones.prefers_own_zone(usable, self._own_zone)
         count = part_count(len(usable), self._count)
         before = self._changes
@@ -85,6 +89,7 @@ class TargetResources:
                 # The parts of the old count stay as they were until gRPC has moved to the new ones.
                 prefix = resource_name(ASSIGNMENT, f"{self._name}/{self._count}-")
                 self.assignments = {name: kept for name, kept in self.assignments.items() if name.startswith(prefix)}
+                self._weights, self._routed = {}, {}
             self._count, self._local = count, local
             grouped: dict[int, list[Endpoint]] = defaultdict(list)
             for endpoint in usable:
@@ -107,9 +112,9 @@ class TargetResources:
             full_name = resource_name(ASSIGNMENT, self._part_name(part))
             weight, assignment = self._assignment(full_name, self._parts[part])
             if weight:
-                self._weights[full_name] = weight
+                self._weights[part] = weight
             else:
-                self._weights.pop(full_name, None)
+                self._weights.pop(part, None)
                 # A part that has run empty leaves the route; emptied before gRPC has left it, its RPCs would fail.
                 if self._usable:
                     continue
@@ -139,14 +144,15 @@ class TargetResources:
         return first_priority, message
 
     def _route(self) -> None:
-        prefix = resource_name(ASSIGNMENT, f"{self._name}/{self._count}-")
-        self._weights = {name: weight for name, weight in self._weights.items() if name.startswith(prefix)}
-        weights = self._weights or {resource_name(ASSIGNMENT, self._part_name(0)): 1}
-        divisor = max(1, math.ceil(sum(weights.values()) / UNLIMITED))  # the sum must fit 32 bits (gRFC A28)
+        if self.listener is not None and _alike(self._weights, self._routed):
+            return
+        self._routed = dict(self._weights)
+        weights = self._weights or {0: 1}
+        divisor = math.ceil(sum(weights.values()) / UNLIMITED)  # the sum must fit 32 bits (gRFC A28)
         clusters = xds.WeightedCluster(
             clusters=[
-                xds.ClusterWeight(name=name.replace(ASSIGNMENT, CLUSTER), weight=UInt32Value(value=max(1, weight // divisor)))
-                for name, weight in sorted(weights.items())
+                xds.ClusterWeight(name=resource_name(CLUSTER, self._part_name(part)), weight=UInt32Value(value=max(1, weight // divisor)))
+                for part, weight in sorted(weights.items())
             ]
         )
         host = xds.VirtualHost(name=self._name, domains=["*"], routes=_routes(self._service_config, clusters))
@@ -168,6 +174,10 @@ class TargetResources:
     def _next_version(self) -> int:
         self._changes += 1
         return next(_versions)
+
+
+def _alike(weights: Mapping[int, int], routed: Mapping[int, int]) -> bool:
+    return weights.keys() == routed.keys() and all(abs(weight - routed[part]) <= TOLERANCE * routed[part] for part, weight in weights.items())
 
 
 def _routes(service_config: ServiceConfig, clusters: xds.WeightedCluster) -> list[xds.Route]:

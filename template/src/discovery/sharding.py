@@ -11,23 +11,25 @@ import zlib
 WHOLE = 64
 """Sets up to this size are not split."""
 
-PART = 25
-"""Endpoints in a part, about."""
+SMALLEST_PART = 12
+"""Endpoints in a part, at least about: that so many, mixed by a hash, die together while others live is unlikely."""
 
 
 def part_count(size: int, current: int = 1) -> int:
-    """Into how many parts a set of `size` belongs, a power of two; `current` stays until it is wrong by more than half.
+    """Into how many parts a set of `size` belongs, a power of two; `current` stays while it is wrong by a factor of two only.
 
+    About as many parts as endpoints in a part, because a change costs one part's rebuilding and a walk past the others.
     Another count moves nearly every endpoint to another part, so a set that hovers around a bound must not flap.
     """
     if size <= WHOLE and (current == 1 or size <= WHOLE // 2):
         return 1
-    if current > 1 and PART * current / 2 <= size <= PART * current * 2:
-        return current
-    count = 2
-    while count * PART * 1.5 < size:
-        count *= 2
-    return count
+    best = min(_power_of_two(size**0.5) * 2, _power_of_two(size / SMALLEST_PART))
+    return current if current > 1 and best / 2 <= current <= best * 2 else best
+
+
+def _power_of_two(number: float) -> int:
+    """The largest that is not larger."""
+    return 1 << int(number).bit_length() - 1
 
 
 @functools.lru_cache(maxsize=16384)

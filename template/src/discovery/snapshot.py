@@ -54,26 +54,25 @@ class Snapshot:
     problems: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
-    def of(cls, endpoints: Iterable[Endpoint], problems: Iterable[str] = ()) -> "Snapshot":
+    def of(cls, endpoints: Iterable[Endpoint], problems: Iterable[str] = (), *, last: "Snapshot | None" = None) -> "Snapshot":
         """Validate `endpoints` and put them together; addresses come out in canonical form (RFC 5952).
 
         A bad entry, or a second one with the same address and port, is left out and becomes a problem: gRPC refuses a
-        whole set for one bad endpoint, and one typing error in a registry must not cost the others their updates.
+        whole set for one bad endpoint, and one typing error in a registry must not cost the others their updates. What
+        `last` holds already is known to be good, so that a change among thousands costs little.
         """
-        found: dict[tuple[str, int], Endpoint] = {}
+        listed = list(endpoints)
+        unique = frozenset(listed)
+        unknown = unique - last.endpoints if last is not None else unique
         skipped = list(problems)
-        for endpoint in endpoints:
-            try:
-                address = canonical_address(endpoint.address)
-                _check_numbers(endpoint)
-            except ValueError as error:
-                skipped.append(f"endpoint {endpoint.address}:{endpoint.port} is left out: {error}")
-                continue
-            if address != endpoint.address:
-                endpoint = endpoint._replace(address=address)
-            kept = found.setdefault((address, endpoint.port), endpoint)
-            if kept is not endpoint and kept != endpoint:
-                skipped.append(f"endpoint {endpoint.authority} is listed twice; the first entry counts")
+        mended = {endpoint: mend for endpoint in unknown if (mend := _check(endpoint, skipped)) is not endpoint}
+        if not mended and len({endpoint[:2] for endpoint in unique}) == len(unique):
+            return cls(unique, tuple(skipped))
+        found: dict[tuple[str, int], Endpoint] = {}
+        for endpoint in listed:
+            good = mended.get(endpoint, endpoint)
+            if good is not None and found.setdefault(good[:2], good) != good:
+                skipped.append(f"endpoint {good.authority} is listed twice; the first entry counts")
         return cls(frozenset(found.values()), tuple(skipped))
 
     def __len__(self) -> int:
@@ -91,11 +90,18 @@ def canonical_address(text: str) -> str:
         raise ValueError("the address is no IP literal") from None
 
 
-def _check_numbers(endpoint: Endpoint) -> None:
-    if not 1 <= endpoint.port <= 65535:
-        raise ValueError("the port must be 1 to 65535")
-    if not 1 <= endpoint.weight <= 0xFFFF:
-        raise ValueError(f"weight {endpoint.weight} must be 1 to 65535")
+def _check(endpoint: Endpoint, problems: list[str]) -> Endpoint | None:
+    """The endpoint itself, its canonical form, or None after telling the problem."""
+    try:
+        address = canonical_address(endpoint.address)
+        if not 1 <= endpoint.port <= 65535:
+            raise ValueError("the port must be 1 to 65535")
+        if not 1 <= endpoint.weight <= 65535:
+            raise ValueError(f"weight {endpoint.weight} must be 1 to 65535")
+    except ValueError as error:
+        problems.append(f"endpoint {endpoint.address}:{endpoint.port} is left out: {error}")
+        return None
+    return endpoint if address == endpoint.address else endpoint._replace(address=address)
 
 
 def parse_authority(text: str) -> tuple[str, int]:

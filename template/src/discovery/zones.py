@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from .snapshot import Endpoint, Health
 
 
-def usable(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+def usable(endpoints: frozenset[Endpoint]) -> frozenset[Endpoint]:
     """The endpoints that may get new requests: the ready ones, or where none is, those that still serve while they
     terminate, as kube-proxy does (KEP-1669)."""
-    listed = list(endpoints)
-    ready = [endpoint for endpoint in listed if endpoint.health <= Health.HEALTHY]
-    return ready or [endpoint for endpoint in listed if endpoint.health is Health.DRAINING]
+    if all(health <= Health.HEALTHY for health in {endpoint.health for endpoint in endpoints}):
+        return endpoints
+    ready = frozenset(endpoint for endpoint in endpoints if endpoint.health <= Health.HEALTHY)
+    return ready or frozenset(endpoint for endpoint in endpoints if endpoint.health is Health.DRAINING)
 
 
 def prefers_own_zone(endpoints: Iterable[Endpoint], own_zone: str) -> bool:

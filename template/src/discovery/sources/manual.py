@@ -44,7 +44,7 @@ class Manual:
         An empty set is believed unless the channel's Config says otherwise. Raises TargetError, and changes nothing,
         where one entry cannot be meant: the caller is the one who can mend it.
         """
-        snapshot = Snapshot.of(_endpoint(item) for item in endpoints)
+        snapshot = Snapshot.of([_endpoint(item) for item in endpoints], last=self._board.snapshot)
         if snapshot.problems:
             raise TargetError(f"{self.target}: {snapshot.problems[0]}")
         with self._board.changed:
