@@ -39,6 +39,8 @@ class Key:
     config: Config
     credentials: grpc.ChannelCredentials | None = field(default=None, compare=False)
     """How the endpoints' health is asked; not compared, because credentials have no equality."""
+    authority: str = field(default="", compare=False)
+    """The name that certificates must carry."""
     secure: bool = False
 
 
@@ -162,7 +164,7 @@ def _resolver(key: Key) -> Resolver:
     source = open_source(key.target, key.config)
     monitor = None
     if not source.knows_health and key.config.health is not None:
-        monitor = HealthMonitor(key.config.health, key.config.backoff, key.credentials, key.target.authority)
+        monitor = HealthMonitor(key.config.health, key.config.backoff, key.credentials, key.authority)
     return Resolver(key.target, source, key.config, monitor=monitor)
 
 

@@ -75,6 +75,8 @@ class Resolver:
 
     def start(self) -> None:
         """Begin to watch. Called once."""
+        if self._monitor is not None:
+            self._monitor.start(self.reconsider)
         for thread in self._threads:
             thread.start()
 

@@ -1,0 +1,151 @@
+"""What the endpoints say of themselves: snapshots without health in, the same with health out.
+
+For registries that know nothing of health (DNS, a fixed list). gRPC's own client-side health checking has no effect under
+xDS, so each endpoint is asked by grpc.health.v1 Watch, whose answer comes by itself whenever it changes. Whether an endpoint
+can be reached is not judged here: gRPC's balancer knows that better.
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+import grpc
+
+from .config import Backoff
+from .snapshot import Endpoint, Health, Snapshot
+from .wire import health_pb2 as wire
+
+logger = logging.getLogger(__package__)
+
+LIMIT = 250
+"""Endpoints that one target's monitor asks; each takes a connection, two threads and about 0.1 MB."""
+
+_METHOD = "/grpc.health.v1.Health/Watch"
+_MEANING = {
+    wire.SERVING_STATUS_SERVING: Health.HEALTHY,
+    wire.SERVING_STATUS_NOT_SERVING: Health.UNHEALTHY,
+    wire.SERVING_STATUS_SERVICE_UNKNOWN: Health.UNHEALTHY,
+}
+_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+)
+
+
+class HealthMonitor:
+    """Asks the endpoints of one target. A resolver owns it: `start` once, `update` at every set, `close` at the end.
+
+    service: the name to ask for, empty for the server as a whole.   credentials: None for plaintext.
+    authority: the name that a server's certificate must carry.
+    """
+
+    def __init__(self, service: str, backoff: Backoff, credentials: grpc.ChannelCredentials | None, authority: str) -> None:
+        self._service = service
+        self._backoff = backoff
+        self._credentials = credentials
+        self._authority = authority
+        self._on_change: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()
+        self._watches: dict[str, _Watch] = {}
+        self._closed = False
+
+    def start(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change`, on a thread of the monitor's, whenever `apply` would give another answer."""
+        self._on_change = on_change
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Ask exactly these endpoints from now on, up to LIMIT of them."""
+        wanted = {endpoint.authority for endpoint in sorted(snapshot.endpoints)[:LIMIT]}
+        with self._lock:
+            if self._closed:
+                return
+            ended = [self._watches.pop(address) for address in self._watches.keys() - wanted]
+            begun = {address: self._watch(address) for address in wanted - self._watches.keys()}
+            self._watches |= begun
+        for watch in ended:
+            watch.close()
+        for watch in begun.values():
+            watch.thread.start()
+
+    def apply(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with what is known now; what has not answered yet is unknown, and gets requests."""
+        with self._lock:
+            known = {address: watch.health for address, watch in self._watches.items()}
+
+        def judged(endpoint: Endpoint) -> Endpoint:
+            health = known.get(endpoint.authority, Health.UNKNOWN)
+            return endpoint if health is endpoint.health else endpoint._replace(health=health)
+
+        problems = snapshot.problems
+        if len(snapshot) > LIMIT:
+            problems += (f"only {LIMIT} of {len(snapshot)} endpoints are asked for their health",)
+        return Snapshot(frozenset(map(judged, snapshot.endpoints)), problems)
+
+    def close(self) -> None:
+        """End all connections and threads."""
+        with self._lock:
+            self._closed = True
+            ended, self._watches = self._watches, {}
+        for watch in ended.values():
+            watch.close()
+
+    def _watch(self, address: str) -> "_Watch":
+        options = (*_OPTIONS, ("grpc.default_authority", self._authority))
+        # An IP literal needs no resolver; ipv4: and ipv6: say so.
+        uri = f"{'ipv6' if address.startswith('[') else 'ipv4'}:{address}"
+        if self._credentials is None:
+            channel = grpc.insecure_channel(uri, options)
+        else:
+            channel = grpc.secure_channel(uri, self._credentials, options)
+        return _Watch(address, channel, self._service, self._backoff, lambda: self._on_change())
+
+
+class _Watch:
+    """One endpoint's stream, begun anew with backoff for as long as the endpoint is listed."""
+
+    def __init__(self, address: str, channel: grpc.Channel, service: str, backoff: Backoff, on_change: Callable[[], None]) -> None:
+        self.health = Health.UNKNOWN
+        self.thread = threading.Thread(target=self._run, name=f"discovery health {address}", daemon=True)
+        self._address = address
+        self._channel = channel
+        self._request = wire.HealthCheckRequest(service=service)
+        self._backoff = backoff
+        self._on_change = on_change
+        self._closing = threading.Event()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._channel.close()
+
+    def _run(self) -> None:
+        watch = self._channel.unary_stream(
+            _METHOD,
+            request_serializer=wire.HealthCheckRequest.SerializeToString,
+            response_deserializer=wire.HealthCheckResponse.FromString,
+        )
+        attempt = 0
+        while not self._closing.is_set():
+            try:
+                for response in watch(self._request, wait_for_ready=True):
+                    attempt = 0
+                    self._learn(_MEANING.get(response.status, Health.UNKNOWN))
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    logger.debug("%s offers no health service; it counts as healthy", self._address)
+                    self._learn(Health.UNKNOWN)
+                    return
+            except ValueError:  # the channel was closed in between
+                return
+            self._learn(Health.UNKNOWN)
+            bound = min(self._backoff.limit, self._backoff.base * 2.0 ** min(attempt, 30))
+            attempt += 1
+            self._closing.wait(random.uniform(0, bound))
+
+    def _learn(self, health: Health) -> None:
+        if health is not self.health and not self._closing.is_set():
+            self.health = health
+            self._on_change()

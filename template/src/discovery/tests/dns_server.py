@@ -1,0 +1,71 @@
+"""A real DNS server on loopback, whose zone a test changes while it runs."""
+
+import socket
+import threading
+from typing import Any
+
+from dnslib import QTYPE, RCODE, RR
+from dnslib.server import BaseResolver, DNSLogger, DNSServer
+
+
+class Zone(BaseResolver):  # type: ignore[misc]
+    """name -> lines in zone-file form. `rcode` answers all questions with an error; `silent` answers none."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, list[str]] = {}
+        self.rcode: dict[str, str] = {}  # record type, or * -> name of an error
+        self.silent = False
+        self.asked = 0
+        self.answered = threading.Condition()
+
+    def set(self, name: str, *lines: str) -> None:
+        """Records of `name`, such as `A 127.0.0.1`; none at all makes the name unknown."""
+        self.records = {**self.records, name: [f"{name} 1 IN {line}" for line in lines]}
+
+    def resolve(self, request: Any, handler: Any) -> Any:
+        reply = request.reply()
+        kind = QTYPE[request.q.qtype]
+        with self.answered:
+            self.asked += 1
+            self.answered.notify_all()
+        if self.silent:
+            raise TimeoutError("the zone is silent")
+        code = self.rcode.get(kind) or self.rcode.get("*")
+        lines = self.records.get(str(request.q.qname), [])
+        if code:
+            reply.header.rcode = getattr(RCODE, code)
+        elif not lines:
+            reply.header.rcode = RCODE.NXDOMAIN
+        for line in lines if not code else ():
+            for record in RR.fromZone(line):
+                if record.rtype == request.q.qtype:
+                    reply.add_answer(record)
+        return reply
+
+
+class Server:
+    """UDP and TCP on one port of 127.0.0.1; `close` ends both."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.zone = Zone()
+        self.port = port or _free_port()
+        quiet = DNSLogger(log="-request,-reply,-truncated,-error,-recv,-send,-data", logf=lambda line: None)
+        self._servers = [DNSServer(self.zone, port=self.port, address="127.0.0.1", tcp=tcp, logger=quiet) for tcp in (False, True)]
+        for server in self._servers:
+            server.server.handle_error = lambda request, address: None  # a silent zone is no error worth a traceback
+            server.start_thread()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.stop()
+            server.server.server_close()
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

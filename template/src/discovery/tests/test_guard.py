@@ -1,0 +1,50 @@
+"""guard.py: which snapshots are believed."""
+
+import pytest
+
+from ..config import Empty
+from ..errors import TargetError
+from ..guard import judge
+from .fakes import snapshot
+
+SOME, NONE = snapshot(1), snapshot()
+
+
+@pytest.mark.parametrize("policy", ["keep", "fail", "hold:30"])
+def test_a_set_with_endpoints_is_believed_whatever_the_policy(policy: str) -> None:
+    """Only an empty answer is suspicious."""
+    for last in (None, NONE, SOME):
+        assert judge(Empty.parse(policy), last, SOME, 0, 0).accepted
+
+
+@pytest.mark.parametrize("policy", ["keep", "fail", "hold:30"])
+def test_a_first_set_is_believed_even_if_empty(policy: str) -> None:
+    """There is nothing that could be kept."""
+    assert judge(Empty.parse(policy), None, NONE, 0, 0).accepted
+
+
+def test_keep_never_believes_an_empty_answer() -> None:
+    """The policy for registries whose empty answer is more often a fault than the truth."""
+    verdict = judge(Empty.parse("keep"), SOME, NONE, 0, 1e9)
+    assert not verdict.accepted
+    assert verdict.ask_again is None
+
+
+def test_fail_believes_an_empty_answer_at_once() -> None:
+    """The policy for a registry whose word is the truth."""
+    assert judge(Empty.parse("fail"), SOME, NONE, 100, 100).accepted
+
+
+def test_hold_believes_an_empty_answer_when_it_has_lasted() -> None:
+    """Neither a moment before nor a moment after the time that was set."""
+    policy = Empty.parse("hold:30")
+    early = judge(policy, SOME, NONE, 100, 129.9)
+    assert (early.accepted, early.ask_again) == (False, 130)
+    assert judge(policy, SOME, NONE, 100, 130).accepted
+
+
+@pytest.mark.parametrize("text", ["", "hold", "hold:", "hold:-1", "hold:0", "hold:inf", "hold:nan", "keep:3", "never"])
+def test_an_unknown_policy_is_refused(text: str) -> None:
+    """The sentence names what was written and what may be written."""
+    with pytest.raises(TargetError, match="write keep, fail, or hold:SECONDS"):
+        Empty.parse(text)
