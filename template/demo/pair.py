@@ -1,0 +1,9 @@
+"""The project's own server and client, as the demo uses them; the only file here that knows the package's name."""
+
+from {{ cookiecutter.package_name }}.client.api import GreeterClient
+from {{ cookiecutter.package_name }}.client.loop import Loop, Result
+from {{ cookiecutter.package_name }}.settings import Client, Discovery, Settings
+
+SERVER_MODULE = "{{ cookiecutter.package_name }}.server"
+
+__all__ = ["SERVER_MODULE", "Client", "Discovery", "GreeterClient", "Loop", "Result", "Settings"]

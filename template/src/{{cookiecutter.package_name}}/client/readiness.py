@@ -1,0 +1,58 @@
+"""The client's own health: a gRPC health server for its probes, NOT_SERVING until a call could go out."""
+
+import asyncio
+import logging
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+import discovery
+from discovery.target import parse
+
+from ..settings import Settings
+from .api import GreeterClient
+
+logger = logging.getLogger(__name__)
+
+
+class PortError(Exception):
+    """The health server's port cannot be had; the text names the setting and what to do."""
+
+
+class Readiness:
+    """Serves grpc.health.v1. `start` before the first call, `stop` at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self.port = 0
+
+    async def start(self) -> None:
+        """Serve, not ready yet. Raises PortError."""
+        client = self._settings.client
+        try:
+            self.port = self._server.add_insecure_port(f"{client.health_host}:{client.health_port}")
+        except RuntimeError as error:
+            raise PortError(f"cannot listen on CLIENT__HEALTH_HOST={client.health_host} with CLIENT__HEALTH_PORT={client.health_port}: {error}; choose another") from None
+        await self._health.set(health.OVERALL_HEALTH, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.start()
+
+    async def watch(self, greeter: GreeterClient) -> None:
+        """Become ready when the first set of servers is known and a connection stands. Logs why not, every ten seconds."""
+        target = self._settings.client.target
+        while parse(target).ours:
+            try:
+                await discovery.aio.wait_until_synced(target, 10.0)
+                break
+            except discovery.NotSyncedError as error:
+                logger.warning("not ready: %s", error)
+        await greeter.channel.channel_ready()
+        await self._health.set(health.OVERALL_HEALTH, health_pb2.HealthCheckResponse.SERVING)
+        logger.info("ready: calls go to %s", target)
+
+    async def stop(self) -> None:
+        """Say NOT_SERVING, and end."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(1.0)

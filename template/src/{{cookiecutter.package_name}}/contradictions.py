@@ -1,0 +1,140 @@
+"""Combinations of settings that cannot work: each one sentence that names both, their values, and what to change.
+
+gRPC itself says nothing about most of them; it disconnects, ignores or loses calls later, under load.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .durations import text
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+SLACK = 5.0
+"""Seconds that a pod needs beside its drain: signals, telemetry's last export, the interpreter's end."""
+
+_CODES = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
+
+
+def check(settings: "Settings") -> None:
+    """Raises ValueError with a sentence for each contradiction, a line each."""
+    found = [*_keepalive(settings), *_age(settings), *_drain(settings), *_calls(settings), *_service_config(settings)]
+    if found:
+        raise ValueError("\n".join(found))
+
+
+def _keepalive(settings: "Settings") -> Iterator[str]:
+    client, server = settings.client.keepalive, settings.server.keepalive
+    if client.time < 2 * server.min_ping_interval:
+        yield (
+            f"CLIENT__KEEPALIVE__TIME={text(client.time)} is less than twice SERVER__KEEPALIVE__MIN_PING_INTERVAL={text(server.min_ping_interval)}, "
+            f"so the server would send the client away; raise the first to {text(2 * server.min_ping_interval)} or lower the second"
+        )
+    if client.permit_without_calls and not server.permit_without_calls:
+        yield (
+            "CLIENT__KEEPALIVE__PERMIT_WITHOUT_CALLS=true while SERVER__KEEPALIVE__PERMIT_WITHOUT_CALLS=false, "
+            "so an idle client would be sent away; set both alike"
+        )
+    if client.time < 60 and client.max_pings_without_data != 0:
+        yield (
+            f"CLIENT__KEEPALIVE__TIME={text(client.time)} has no effect with CLIENT__KEEPALIVE__MAX_PINGS_WITHOUT_DATA={client.max_pings_without_data}, "
+            "after which gRPC pings once a minute; set the second to 0 or the first to 60s or more"
+        )
+
+
+def _age(settings: "Settings") -> Iterator[str]:
+    server, client = settings.server, settings.client
+    if server.max_connection_age is None:
+        return
+    age = f"SERVER__MAX_CONNECTION_AGE={text(server.max_connection_age)}"
+    if server.max_connection_age_grace is None:
+        yield f"{age} with SERVER__MAX_CONNECTION_AGE_GRACE=none keeps an old connection for ever; give the second a time such as 30s"
+    elif server.max_connection_age_grace < client.timeout:
+        yield (
+            f"SERVER__MAX_CONNECTION_AGE_GRACE={text(server.max_connection_age_grace)} is shorter than CLIENT__TIMEOUT={text(client.timeout)}, "
+            f"so calls would be cut; raise the first to {text(client.timeout)} or lower the second"
+        )
+
+
+def _drain(settings: "Settings") -> Iterator[str]:
+    drain = settings.server.drain
+    needed = drain.pre_stop + drain.wait + drain.grace + SLACK
+    if needed > drain.termination_grace:
+        yield (
+            f"SERVER__DRAIN__PRE_STOP={text(drain.pre_stop)}, SERVER__DRAIN__WAIT={text(drain.wait)} and SERVER__DRAIN__GRACE={text(drain.grace)} with {text(SLACK)} "
+            f"to spare need {text(needed)}, but SERVER__DRAIN__TERMINATION_GRACE={text(drain.termination_grace)} kills the pod before; "
+            "raise the last, in the pod too, or lower the others"
+        )
+
+
+def _calls(settings: "Settings") -> Iterator[str]:
+    client, server = settings.client, settings.server
+    if client.retry.enabled and not 2 <= client.retry.attempts <= 5:
+        yield (
+            f"CLIENT__RETRY__ATTEMPTS={client.retry.attempts} with CLIENT__RETRY__ENABLED=true cannot be: gRPC makes 2 to 5; "
+            "choose one of these, or set the second to false"
+        )
+    for code in client.retry.status_codes:
+        if client.retry.enabled and code not in _CODES:
+            yield f"CLIENT__RETRY__STATUS_CODES holds '{code}' with CLIENT__RETRY__ENABLED=true; gRPC retries on {', '.join(sorted(_CODES))}: write one of these"
+    if client.retry.initial_backoff > client.retry.max_backoff:
+        yield (
+            f"CLIENT__RETRY__INITIAL_BACKOFF={text(client.retry.initial_backoff)} is longer than CLIENT__RETRY__MAX_BACKOFF={text(client.retry.max_backoff)}; "
+            "lower the first or raise the second"
+        )
+    if server.max_concurrent_streams is not None and server.overload_protection:
+        yield (
+            f"SERVER__MAX_CONCURRENT_STREAMS={server.max_concurrent_streams} with SERVER__OVERLOAD_PROTECTION=true refuses calls instead of queueing them; "
+            "set the second to false or the first to none"
+        )
+    if client.health_check and client.load_balancing == "pick_first":
+        yield (
+            "CLIENT__HEALTH_CHECK=true has no effect with CLIENT__LOAD_BALANCING=pick_first, which ignores health; "
+            "set the first to false or the second to round_robin"
+        )
+
+
+def _service_config(settings: "Settings") -> Iterator[str]:
+    """gRPC's core ignores most mistakes in a service config without a word."""
+    given = settings.client.service_config
+    if given is None:
+        return
+    name = "CLIENT__SERVICE_CONFIG"
+    try:
+        config: dict[str, Any] = json.loads(given)
+        methods: list[dict[str, Any]] = config.get("methodConfig", [])
+        yield from _unknown(name, config, {"methodConfig", "loadBalancingConfig", "loadBalancingPolicy", "retryThrottling", "healthCheckConfig"})
+        ratio = config.get("retryThrottling", {}).get("tokenRatio")
+        if isinstance(ratio, int):
+            yield f"{name} has retryThrottling.tokenRatio={ratio}, which gRPC reads as {ratio / 1000:g}; write {float(ratio)}"
+        if "healthCheckConfig" in config and any("pick_first" in policy for policy in config.get("loadBalancingConfig", [])):
+            yield f"{name} has healthCheckConfig with loadBalancingConfig pick_first, which ignores health; drop the first or use round_robin"
+        for method in methods:
+            yield from _unknown(name, method, {"name", "retryPolicy", "timeout", "hedgingPolicy", "waitForReady"})
+            if "timeout" in method:
+                yield f"{name} has timeout={method['timeout']}, which gRPC fires 1 to 2 s early; drop it and set CLIENT__TIMEOUT, now {text(settings.client.timeout)}"
+            if "hedgingPolicy" in method:
+                yield f"{name} has a hedgingPolicy, which gRPC ignores; drop it and use retryPolicy or CLIENT__RETRY__ENABLED"
+            yield from _retry_policy(name, method.get("retryPolicy"))
+    except (ValueError, TypeError, AttributeError) as error:
+        yield f"{name} cannot be read: {error}; write a gRPC service config in JSON, or drop it"
+
+
+def _retry_policy(name: str, policy: dict[str, Any] | None) -> Iterator[str]:
+    if policy is None:
+        return
+    yield from _unknown(name, policy, {"maxAttempts", "initialBackoff", "maxBackoff", "backoffMultiplier", "retryableStatusCodes"})
+    attempts = policy.get("maxAttempts")
+    if not isinstance(attempts, int) or not 2 <= attempts <= 5:
+        yield f"{name} has retryPolicy.maxAttempts={attempts!r}; gRPC makes 2 to 5: write one of these"
+    for key in ("initialBackoff", "maxBackoff"):
+        if not isinstance(policy.get(key), str) or not re.fullmatch(r"\d+(\.\d+)?s", policy[key]):
+            yield f"{name} has retryPolicy.{key}={policy.get(key)!r}; write seconds with a unit, as in 1.5s"
+
+
+def _unknown(name: str, found: dict[str, Any], known: set[str]) -> Iterator[str]:
+    for key in found.keys() - known:
+        yield f"{name} has '{key}', which gRPC does not know and would ignore; write one of {', '.join(sorted(known))}"

@@ -1,0 +1,95 @@
+"""Settings in, gRPC's channel and server arguments out."""
+
+import json
+from typing import Any
+
+from discovery import Config, Dns, Empty
+
+from .settings import Discovery, Settings
+
+Options = list[tuple[str, Any]]
+
+INFINITE = 2**31 - 1
+"""gRPC's number for never, in milliseconds."""
+
+
+def milliseconds(seconds: float | None) -> int:
+    """Whole milliseconds; None is never."""
+    return INFINITE if seconds is None else min(INFINITE, round(seconds * 1000))
+
+
+def server_options(settings: Settings) -> Options:
+    """Arguments of the server."""
+    server = settings.server
+    options: Options = [
+        ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+        ("grpc.keepalive_time_ms", milliseconds(server.keepalive.time)),
+        ("grpc.keepalive_timeout_ms", milliseconds(server.keepalive.timeout)),
+        ("grpc.keepalive_permit_without_calls", int(server.keepalive.permit_without_calls)),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", milliseconds(server.keepalive.min_ping_interval)),
+        ("grpc.max_connection_age_ms", milliseconds(server.max_connection_age)),
+        ("grpc.max_connection_age_grace_ms", milliseconds(server.max_connection_age_grace)),
+        ("grpc.max_connection_idle_ms", milliseconds(server.max_connection_idle)),
+        ("grpc.server_handshake_timeout_ms", milliseconds(server.handshake_timeout)),
+        ("grpc.max_receive_message_length", server.max_message_bytes),
+        ("grpc.max_metadata_size", server.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", server.max_metadata_bytes * 2),
+        ("grpc.http.overload_protection", int(server.overload_protection)),
+    ]
+    if server.max_concurrent_streams is not None:
+        options.append(("grpc.max_concurrent_streams", server.max_concurrent_streams))
+    return options
+
+
+def channel_options(settings: Settings) -> Options:
+    """Arguments of the client's channel, for every kind of target."""
+    keepalive = settings.client.keepalive
+    return [
+        ("grpc.service_config", service_config(settings)),
+        ("grpc.keepalive_time_ms", milliseconds(keepalive.time)),
+        ("grpc.keepalive_timeout_ms", milliseconds(keepalive.timeout)),
+        ("grpc.http2.ping_timeout_ms", milliseconds(keepalive.timeout)),  # or a frozen server is noticed after 60 s
+        ("grpc.keepalive_permit_without_calls", int(keepalive.permit_without_calls)),
+        ("grpc.http2.max_pings_without_data", keepalive.max_pings_without_data),
+        ("grpc.dns_min_time_between_resolutions_ms", 5000),  # 30 s by default
+        ("grpc.initial_reconnect_backoff_ms", 500),
+        ("grpc.min_reconnect_backoff_ms", 5000),
+        ("grpc.max_reconnect_backoff_ms", 10_000),
+        ("grpc.enable_http_proxy", 0),  # a proxy variable in the pod would take over calls inside the cluster
+    ]
+
+
+def service_config(settings: Settings) -> str:
+    """The service config in JSON. No timeout in it: gRPC fires it early, deadlines are set call by call."""
+    client = settings.client
+    if client.service_config is not None:
+        return client.service_config
+    config: dict[str, Any] = {"loadBalancingConfig": [{client.load_balancing: {}}]}
+    if client.health_check:
+        config["healthCheckConfig"] = {"serviceName": ""}
+    if client.retry.enabled:
+        config["methodConfig"] = [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": client.retry.attempts,
+                    "initialBackoff": f"{client.retry.initial_backoff:.3f}s",
+                    "maxBackoff": f"{client.retry.max_backoff:.3f}s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": list(client.retry.status_codes),
+                },
+            }
+        ]
+        # With its decimal point, or gRPC reads thousandths.
+        config["retryThrottling"] = {"maxTokens": client.retry.max_tokens, "tokenRatio": float(client.retry.token_ratio)}
+    return json.dumps(config)
+
+
+def discovery_config(settings: Discovery, *, health_check: bool) -> Config:
+    """What discovery is told. Raises discovery.TargetError for what it refuses."""
+    return Config(
+        zone=settings.zone,
+        empty=Empty.parse(settings.empty) if settings.empty else None,
+        health="" if health_check else None,
+        dns=Dns(refresh=settings.refresh, timeout=settings.dns_timeout, servers=settings.dns_servers),
+    )

@@ -1,0 +1,45 @@
+"""`python -m <package>.server`: load the settings, serve until told to stop."""
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from ..settings import Settings
+from ..settings_command import load, print_settings
+from ..telemetry import configure
+from .assembly import PortError, assemble
+from .drain import Signals, drain
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until a signal, then drain."""
+    telemetry = configure(settings, "server")
+    signals = Signals()
+    assembled = await assemble(settings, telemetry)
+    await assembled.server.start()
+    logger.info("serving as %s on port %d", settings.server.name, assembled.port)
+    await signals.first.wait()
+    await drain(assembled, settings.server.drain, signals.second)
+    await asyncio.to_thread(telemetry.shutdown)
+
+
+def main() -> None:
+    """Status 0 after a drain, 1 where the port cannot be had, 2 for settings that cannot work."""
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description="The server. Settings come from the environment and .env.")
+    parser.add_argument("--print-settings", action="store_true", help="show the settings in force, and end")
+    arguments = parser.parse_args()
+    settings = load()
+    if arguments.print_settings:
+        return print_settings(settings)
+    try:
+        asyncio.run(serve(settings))
+    except PortError as error:
+        print(f"server: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

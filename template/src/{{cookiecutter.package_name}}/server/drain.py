@@ -1,0 +1,50 @@
+"""The end of a server that loses no call: deregister, say NOT_SERVING, wait until everybody knows, stop with grace.
+
+gRPC's stop cancels calls that have arrived but not begun, so by then there must not be any; hence the wait.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+
+from ..settings import Drain
+from .assembly import Assembled
+
+logger = logging.getLogger(__name__)
+
+
+class Signals:
+    """SIGTERM and SIGINT of this process: the first asks for a drain, the second for an immediate end."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+async def drain(assembled: Assembled, settings: Drain, at_once: asyncio.Event, deregister: Callable[[], Awaitable[None]] | None = None) -> None:
+    """End the server; `at_once` cuts the wait and the grace short. Seconds as in the settings."""
+    if deregister is not None:
+        await deregister()
+    await assembled.health.enter_graceful_shutdown()
+    logger.info("draining: not serving any more, waiting %g s, then up to %g s for calls under way", settings.wait, settings.grace)
+    await _first_of(asyncio.sleep(settings.wait), at_once)
+    stopping = asyncio.ensure_future(assembled.server.stop(0 if at_once.is_set() else settings.grace))
+    await _first_of(asyncio.shield(stopping), at_once)
+    if not stopping.done():
+        await assembled.server.stop(0)
+    await stopping
+    logger.info("stopped")
+
+
+async def _first_of(work: Awaitable[None], at_once: asyncio.Event) -> None:
+    tasks = {asyncio.ensure_future(work), asyncio.ensure_future(at_once.wait())}
+    _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()

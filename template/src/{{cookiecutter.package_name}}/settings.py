@@ -1,0 +1,205 @@
+"""Every setting of server and client: environment, `.env` and mounted files in, one checked, immutable value out.
+
+A name is the path through the sections below, in capitals, joined by two underscores: SERVER__DRAIN__WAIT. A single
+underscore would collide with the variables that Kubernetes sets for every Service (GREETER_SERVER_PORT=tcp://...).
+Both commands read all sections, because some rules are about both sides of a connection.
+"""
+
+import os
+import socket
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NestedSecretsSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from . import contradictions
+from .defaults import SERVICE, TARGET
+from .durations import Duration
+
+Positive = Annotated[Duration, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    """A group of settings; a name that does not exist is an error, not a silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ServerKeepalive(Section):
+    time: Positive = 60.0
+    """A connection that is silent for this long is pinged."""
+    timeout: Positive = 20.0
+    """A ping that is not answered within this time ends the connection."""
+    min_ping_interval: Positive = 10.0
+    """Clients that ping more often are sent away (too_many_pings)."""
+    permit_without_calls: bool = True
+    """Whether clients may ping while they have no call."""
+
+
+class Drain(Section):
+    wait: Duration = 10.0
+    """After SIGTERM, how long the server goes on while everybody learns that it is NOT_SERVING."""
+    grace: Duration = 20.0
+    """After that, how long calls under way may take before they are cut."""
+    pre_stop: Duration = 0.0
+    """The preStop sleep of the pod, if it has one; counted against termination_grace."""
+    termination_grace: Positive = 45.0
+    """The pod's terminationGracePeriodSeconds, after which Kubernetes kills it."""
+
+
+class Server(Section):
+    host: str = "0.0.0.0"
+    """The address to listen on; [::] for IPv6."""
+    port: Port = 50051
+    """The port to listen on; 0 takes any free one and logs it."""
+    name: str = Field(default_factory=socket.gethostname)
+    """What answers give as served_by; on Kubernetes the host's name is the pod's."""
+    reflection: bool = True
+    """Offer the reflection service, which grpcurl and similar tools ask."""
+    channelz: bool = True
+    """Offer the channelz service, which tells of connections and calls."""
+    max_concurrent_rpcs: Annotated[int, Field(ge=1)] | None = 1000
+    """Calls at one time, health watches included; more are refused with RESOURCE_EXHAUSTED. none is without limit."""
+    max_concurrent_streams: Annotated[int, Field(ge=1)] | None = None
+    """Calls at one time on one connection; needs overload_protection off, or gRPC refuses instead of queueing."""
+    overload_protection: bool = True
+    """gRPC's own protection, which refuses streams above max_concurrent_streams."""
+    max_message_bytes: Annotated[int, Field(ge=1)] = 4 * 1024 * 1024
+    """The largest request that is read."""
+    max_metadata_bytes: Annotated[int, Field(ge=256)] = 16 * 1024
+    """The largest set of headers that is read."""
+    handshake_timeout: Positive = 10.0
+    """How long a new connection may take to be set up."""
+    max_connection_age: Positive | None = 300.0
+    """Connections older than this are renewed, so that clients in other languages look for new servers. none is for ever."""
+    max_connection_age_grace: Positive | None = 30.0
+    """How long calls on a connection to be renewed may take."""
+    max_connection_idle: Positive | None = 900.0
+    """Connections without a call for this long are closed."""
+    keepalive: ServerKeepalive = ServerKeepalive()
+    drain: Drain = Drain()
+
+
+class ClientKeepalive(Section):
+    time: Positive = 30.0
+    """A connection that is silent for this long is pinged."""
+    timeout: Positive = 10.0
+    """A ping that is not answered within this time ends the connection; a frozen server is noticed after both together."""
+    permit_without_calls: bool = True
+    """Whether to ping while there is no call."""
+    max_pings_without_data: Annotated[int, Field(ge=0)] = 0
+    """Pings between two calls; 0 is without limit, 2 is gRPC's default."""
+
+
+class Retry(Section):
+    enabled: bool = True
+    """Whether failed calls are made again."""
+    attempts: int = 3
+    """Calls altogether, 2 to 5."""
+    initial_backoff: Positive = 0.1
+    """The wait before the second attempt, at most; it doubles."""
+    max_backoff: Positive = 1.0
+    """The longest wait between two attempts."""
+    status_codes: tuple[str, ...] = ("UNAVAILABLE",)
+    """On which status codes; CANCELLED only where calls may be made twice."""
+    max_tokens: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Retry throttle: every failed call takes a token; below half of this there are no retries."""
+    token_ratio: Annotated[float, Field(gt=0)] = 0.1
+    """Retry throttle: what a successful call gives back."""
+
+
+class Client(Section):
+    target: str = TARGET
+    """Where the servers are: scheme:///name, see docs on targets."""
+    rate: Annotated[float, Field(gt=0, le=100_000)] = 1.0
+    """Requests a second that the loop makes."""
+    name: str = "world"
+    """Whom to greet."""
+    timeout: Positive = 2.0
+    """The deadline of a call, retries included."""
+    stream_timeout: Positive = 3600.0
+    """The deadline of a stream."""
+    max_in_flight: Annotated[int, Field(ge=1)] = 1000
+    """Calls of the loop at one time; what would be more is not made, and counted as skipped."""
+    health_host: str = "0.0.0.0"
+    """The address of the client's own health server."""
+    health_port: Port = 50052
+    """The port of the client's own health server; 0 takes any free one."""
+    load_balancing: Literal["round_robin", "pick_first"] = "round_robin"
+    """How gRPC spreads calls on targets that gRPC resolves itself; discovery's own are always round_robin."""
+    health_check: bool = True
+    """Whether servers that say NOT_SERVING get no calls; needs round_robin."""
+    service_config: str | None = None
+    """A gRPC service config in JSON, instead of the one that the settings above make."""
+    keepalive: ClientKeepalive = ClientKeepalive()
+    retry: Retry = Retry()
+
+
+class Discovery(Section):
+    zone: str = ""
+    """The zone that this client runs in; empty means that zones do not count."""
+    empty: str = ""
+    """What an empty answer of the registry means: keep, fail, hold:SECONDS; empty is the source's own choice."""
+    refresh: Positive = 5.0
+    """dns-poll: from one answer to the next question."""
+    dns_timeout: Positive = 3.0
+    """dns-poll: how long one question may take."""
+    dns_servers: tuple[str, ...] = ()
+    """dns-poll: servers to ask instead of the system's, as JSON: ["10.96.0.10:53"]."""
+
+
+class Telemetry(Section):
+    otlp_endpoint: str | None = None
+    """Where metrics and traces go: the base address of an OTLP/HTTP collector. none sends nothing and loads nothing."""
+    otlp_headers: SecretStr | None = None
+    """Headers for it, such as a token: name=value,name=value."""
+    service_name: str = SERVICE
+    """service.name; -server or -client is added."""
+    interval: Positive = 15.0
+    """From one export of metrics to the next."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The share of traces that are recorded, where the caller has not decided."""
+
+
+class Log(Section):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """From which level on."""
+    format: Literal["console", "json"] = "console"
+    """Lines for people or for machines."""
+
+
+class Settings(BaseSettings):
+    """All of it."""
+
+    model_config = SettingsConfigDict(
+        env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True, env_parse_none_str="none", nested_model_default_partial_update=True
+    )
+
+    server: Server = Server()
+    client: Client = Client()
+    discovery: Discovery = Discovery()
+    telemetry: Telemetry = Telemetry()
+    log: Log = Log()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Mounted files, one a setting, in the directory that SETTINGS_DIR names: what a Secret looks like in a pod."""
+        sources = (init_settings, env_settings, dotenv_settings)
+        directory = os.environ.get("SETTINGS_DIR")
+        if not directory:
+            return sources
+        mounted: Any = NestedSecretsSettingsSource(file_secret_settings, secrets_dir=directory, secrets_nested_delimiter="__")
+        return (*sources, mounted)
+
+    @model_validator(mode="after")
+    def _nothing_contradicts(self) -> "Settings":
+        contradictions.check(self)
+        return self

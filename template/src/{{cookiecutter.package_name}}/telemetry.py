@@ -1,0 +1,90 @@
+"""Logs, metrics and traces: settings in, a running set-up and gRPC interceptors out.
+
+Without an OTLP endpoint nothing of the OpenTelemetry SDK is imported and no interceptor is installed.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+from pythonjsonlogger.json import JsonFormatter
+
+from .settings import Log, Settings
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What a server or a channel is given, and what ends it all; `shutdown` sends what is left and may take seconds."""
+
+    server_interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+    client_interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
+    shutdown: Callable[[], None] = lambda: None
+
+
+def configure_logs(settings: Log) -> None:
+    """Log to standard output, as lines for people or as JSON; inside a trace with its ids."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(_with_trace)
+    if settings.format == "json":
+        names = {"asctime": "time", "levelname": "level", "name": "logger"}
+        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=names))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=settings.level, handlers=[handler], force=True)
+
+
+def _with_trace(record: logging.LogRecord) -> bool:
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is not None:
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            record.trace_id = f"{context.trace_id:032x}"
+            record.span_id = f"{context.span_id:016x}"
+    return True
+
+
+def configure(settings: Settings, role: str) -> Telemetry:
+    """Set up logs, and metrics and traces where they are wanted. `role` is server or client."""
+    configure_logs(settings.log)
+    endpoint = settings.telemetry.otlp_endpoint
+    if endpoint is None:
+        return Telemetry()
+    try:
+        from opentelemetry import metrics, trace
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+    except ModuleNotFoundError as error:
+        print(f"settings: TELEMETRY__OTLP_ENDPOINT={endpoint} needs {error.name}, which is not installed: install the extra 'otlp', or set it to none", file=sys.stderr)
+        raise SystemExit(2) from None
+
+    from .interceptors import ClientMetrics, ServerMetrics
+
+    secret = settings.telemetry.otlp_headers
+    headers = dict(pair.split("=", 1) for pair in secret.get_secret_value().split(",")) if secret else None
+    base = endpoint.rstrip("/")
+    resource = Resource.create({"service.name": f"{settings.telemetry.service_name}-{role}", "service.instance.id": settings.server.name})
+    reader = PeriodicExportingMetricReader(
+        OTLPMetricExporter(f"{base}/v1/metrics", headers=headers), export_interval_millis=settings.telemetry.interval * 1000
+    )
+    meters = MeterProvider([reader], resource)
+    tracers = TracerProvider(ParentBasedTraceIdRatio(settings.telemetry.sample_ratio), resource)
+    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{base}/v1/traces", headers=headers)))
+    metrics.set_meter_provider(meters)
+    trace.set_tracer_provider(tracers)
+
+    def shutdown() -> None:
+        tracers.shutdown()
+        meters.shutdown(timeout_millis=5000)
+
+    client: list[Any] = [*aio_client_interceptors(), *ClientMetrics.all()]
+    return Telemetry([aio_server_interceptor(), ServerMetrics()], client, shutdown)
