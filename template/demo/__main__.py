@@ -5,63 +5,92 @@ import asyncio
 import contextlib
 import json
 import logging
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
+try:
+    from rich.console import Console
 
-from .modes import MODES
-from .picture import draw
-from .servers import DemoError
-from .story import Story
-from .summary import as_json, held, judge
-from .table import follow, summarise
+    from .judgement import SLACK, judge
+    from .modes import MODES
+    from .picture import draw
+    from .servers import DemoError
+    from .story import Story
+    from .summary import as_json, measure
+    from .table import Display, show_summary
+except ModuleNotFoundError as error:
+    print(f"demo: {error.name} is not installed here; `make demo` installs what the demo needs, and runs it", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 async def run(arguments: argparse.Namespace) -> bool:
-    """The whole demo; tells whether everything was as promised."""
+    """The whole demo; tells whether everything was as promised. Raises DemoError."""
     console = Console(stderr=arguments.json)
-    story = Story(MODES[arguments.mode](), arguments.rate, arguments.seconds)
-    running = asyncio.create_task(story.run())
-    showing = asyncio.create_task(follow(story, console))
+    story = Story(MODES[arguments.mode](), arguments.rate, arguments.seconds_per_step)
+    task = asyncio.current_task()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if task is not None:
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    showing = asyncio.create_task(Display(story, arguments.mode, console).follow())
     try:
-        await running
+        await story.run()
     finally:
-        for task in (running, showing):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, DemoError):
-                await task
-    promise = story.mode.promise
-    lines = judge(story.steps, story.results, promise)
-    draw(arguments.picture, f"Who serves: {arguments.mode}", story.steps, story.results)
+        showing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await showing
+    seen = measure(story.steps, story.results)
+    verdicts = judge(story.mode.promise, seen, arguments.slack)
+    try:
+        draw(arguments.picture, f"{arguments.mode}: {story.mode.promise.text}", story)
+    except OSError as error:
+        raise DemoError(f"the picture cannot be written to --picture {arguments.picture}: {error.strerror or error}; name another file") from None
+    outcome = as_json(seen, verdicts)
     if arguments.json:
-        print(json.dumps(as_json(arguments.mode, story.mode.target, promise, lines), indent=2))
+        about = {"mode": arguments.mode, "target": story.mode.target, "rate": arguments.rate, "seconds_per_step": arguments.seconds_per_step}
+        print(json.dumps({**about, **outcome, "picture": str(arguments.picture)}, indent=2))
     else:
-        summarise(console, arguments.mode, promise, lines)
-        console.print(f"picture: {arguments.picture}", highlight=False)
-    return held(lines)
+        show_summary(console, story, arguments.mode, seen, verdicts)
+        console.print(f"picture: {arguments.picture}", highlight=False, soft_wrap=True)
+    return bool(outcome["held"])
 
 
 def main() -> None:
     """Parse the arguments and run."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description="Servers come and go while a client calls.")
-    parser.add_argument("--mode", choices=list(MODES), default="dns", help="how the client learns who serves")
-    parser.add_argument("--rate", type=float, default=200.0, help="calls a second (200)")
-    parser.add_argument("--seconds", type=float, default=7.0, help="how long each of the five steps is watched (7)")
+    parser = argparse.ArgumentParser(
+        prog="python -m demo",
+        description="Servers come and go while a client calls: who serves, what fails, how soon?",
+        epilog="Settings of the pair apply, so CLIENT__RETRY__ENABLED=false shows what retries are for.",
+    )
+    parser.add_argument("--mode", choices=list(MODES), default="dns", help="how the client learns who serves (dns)")
+    parser.add_argument("--rate", type=_number(1, 2000), default=200.0, help="calls a second (200)")
+    parser.add_argument("--seconds-per-step", type=_number(0.5, 600), default=7.0, help="how long each of the five steps is watched (7)")
+    parser.add_argument("--slack", type=_number(0, 60), default=SLACK, help=f"seconds that a first call may be late; more on a busy machine ({SLACK:g})")
     parser.add_argument("--picture", type=Path, default=Path("demo.png"), help="where the picture goes (demo.png)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables; the lines go to standard error")
     arguments = parser.parse_args()
-    if not 0 < arguments.rate <= 2000 or not 0 < arguments.seconds <= 600:
-        parser.error("--rate must be above 0 and at most 2000, --seconds above 0 and at most 600")
     logging.basicConfig(level=logging.ERROR)
     try:
-        as_expected = asyncio.run(run(arguments))
+        held = asyncio.run(run(arguments))
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None
-    raise SystemExit(0 if as_expected else 1)
+    raise SystemExit(0 if held else 1)
+
+
+def _number(least: float, most: float) -> Callable[[str], float]:
+    """An argument's type: a number between two bounds."""
+
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if least <= float(text) <= most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text} is no number from {least:g} to {most:g}")
+
+    return read
 
 
 if __name__ == "__main__":

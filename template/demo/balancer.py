@@ -2,15 +2,15 @@
 
 import asyncio
 import contextlib
-import itertools
+from collections import Counter
 
 
 class Balancer:
-    """Forwards connections on a loopback port to the backends in turn, as kube-proxy does."""
+    """Forwards the connections of one loopback port, as kube-proxy does; picks whom it has picked least often."""
 
     def __init__(self) -> None:
         self._backends: list[tuple[str, int]] = []
-        self._turn = itertools.count()
+        self._picked: Counter[tuple[str, int]] = Counter()
         self._server: asyncio.Server | None = None
         self._pipes: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -33,14 +33,14 @@ class Balancer:
         await asyncio.gather(*self._pipes, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        backend = self._backends[next(self._turn) % len(self._backends)] if self._backends else None
+        backend = min(self._backends, key=self._picked.__getitem__, default=None)
+        if backend is None:
+            return writer.close()
+        self._picked[backend] += 1
         try:
-            if backend is None:
-                raise ConnectionRefusedError
             far_reader, far_writer = await asyncio.open_connection(*backend)
         except OSError:
-            writer.close()
-            return
+            return writer.close()
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             pipe = asyncio.create_task(_pump(source, sink))
             self._pipes.add(pipe)
@@ -48,8 +48,10 @@ class Balancer:
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await source.read(65536):
-            sink.write(data)
-            await sink.drain()
-    sink.close()
+    try:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+    finally:
+        sink.close()

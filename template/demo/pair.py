@@ -2,8 +2,9 @@
 
 from {{ cookiecutter.package_name }}.client.api import GreeterClient
 from {{ cookiecutter.package_name }}.client.loop import Loop, Result
-from {{ cookiecutter.package_name }}.settings import Client, Discovery, Settings
+from {{ cookiecutter.package_name }}.settings import Settings
+from {{ cookiecutter.package_name }}.settings_command import sentences
 
 SERVER_MODULE = "{{ cookiecutter.package_name }}.server"
 
-__all__ = ["SERVER_MODULE", "Client", "Discovery", "GreeterClient", "Loop", "Result", "Settings"]
+__all__ = ["SERVER_MODULE", "GreeterClient", "Loop", "Result", "Settings", "sentences"]

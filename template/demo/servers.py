@@ -1,14 +1,18 @@
 """Servers as processes on loopback addresses of their own and one port, as pods have them."""
 
 import asyncio
+import atexit
 import contextlib
 import errno
 import os
 import signal
 import socket
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import IO
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,40 +21,55 @@ from .pair import SERVER_MODULE
 
 DRAIN = 1.5
 """Seconds that a server says NOT_SERVING before it stops."""
+START = 30.0
+"""Seconds that anything may take to come up."""
 
 
 class DemoError(Exception):
     """Something on this machine keeps the demo from running; the text says what to do."""
 
 
-def free_port(addresses: list[str]) -> int:
-    """A port that is free on every address. Raises DemoError where an address is not this machine's."""
+def places(addresses: Sequence[str]) -> list[tuple[str, int]]:
+    """An address and a free port for each server: one port on all addresses, or, where this system has no such loopback
+    addresses (macOS), a port each on 127.0.0.1. Raises DemoError where none is free."""
     for _ in range(50):
-        with contextlib.ExitStack() as held:
-            try:
-                port = 0
-                for address in addresses:
-                    bound = held.enter_context(socket.socket())
-                    bound.bind((address, port))
-                    port = bound.getsockname()[1]
-                return port
-            except OSError as error:
-                if error.errno == errno.EADDRNOTAVAIL:
-                    raise DemoError(
-                        f"this system has no loopback address {address}; add it (on macOS: sudo ifconfig lo0 alias {address}), or use MODE=manual"
-                    ) from None
+        try:
+            return _held([(address, None) for address in addresses])
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return _held([("127.0.0.1", 0) for _ in addresses])
     raise DemoError("no port is free on all of the demo's addresses; end other programs and try again")
+
+
+def _held(wanted: Sequence[tuple[str, int | None]]) -> list[tuple[str, int]]:
+    """Bind all at once, so that they are free together; a port of None is the one before."""
+    found: list[tuple[str, int]] = []
+    with contextlib.ExitStack() as held:
+        for address, port in wanted:
+            bound = held.enter_context(socket.socket())
+            bound.bind((address, (found[-1][1] if found else 0) if port is None else port))
+            found.append((address, bound.getsockname()[1]))
+    return found
+
+
+@dataclass
+class Life:
+    """When one process served; `time.monotonic()` seconds, None while it has not come to that."""
+
+    began: float
+    draining: float | None = None
+    ended: float | None = None
 
 
 @dataclass
 class Server:
-    """One server process; `state` is what a person would call it."""
+    """One server process after another; `state` is what a person would call it."""
 
     name: str
     address: str
     port: int
     state: str = "absent"
-    stopped_at: float | None = None
+    lives: list[Life] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = field(default=None, repr=False)
     _watching: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -60,46 +79,46 @@ class Server:
 
     async def start(self) -> None:
         """Start the process and wait until its health says SERVING. Raises DemoError where it ends instead."""
-        self.state, self.stopped_at = "starting", None
-        environment = {
-            **os.environ,
-            "SERVER__HOST": self.address,
-            "SERVER__PORT": str(self.port),
-            "SERVER__NAME": self.name,
-            "SERVER__DRAIN__WAIT": f"{DRAIN}s",
-            "SERVER__DRAIN__GRACE": "3s",
-            "LOG__LEVEL": "ERROR",
-        }
-        # Its own session: a Ctrl-C on the terminal is for the demo, which then ends its servers itself.
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", SERVER_MODULE, env=environment, stderr=asyncio.subprocess.PIPE, start_new_session=True
-        )
-        serving, ended = asyncio.create_task(self._serving()), asyncio.create_task(self._process.wait())
-        await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
-        if not serving.done() or self._process.returncode is not None:
-            serving.cancel()
-            output = await self._process.stderr.read() if self._process.returncode is not None and self._process.stderr else b""
-            raise DemoError(f"server {self.name} did not start: {output.decode(errors='replace').strip() or 'no answer within 30 s'}")
-        await serving
+        self.state = "starting"
+        wishes = {"SERVER__DRAIN__WAIT": f"{DRAIN}s", "SERVER__DRAIN__GRACE": "3s", "LOG__LEVEL": "ERROR"}
+        place = {"SERVER__HOST": self.address, "SERVER__PORT": str(self.port), "SERVER__NAME": self.name}
+        with tempfile.TemporaryFile() as output:
+            # Its own session: a Ctrl-C on the terminal is for the demo, which then ends its servers itself.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", SERVER_MODULE, env={**wishes, **os.environ, **place}, stdout=output, stderr=output, start_new_session=True
+            )
+            self._process = process
+            atexit.register(self._kill)  # what a second Ctrl-C would leave behind
+            serving, ended = asyncio.create_task(self._serving()), asyncio.create_task(process.wait())
+            try:
+                await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=START)
+                if not serving.done() or process.returncode is not None:
+                    raise DemoError(f"{self.name} did not start on {self.authority}: {_said(output) or f'no answer within {START:g} s'}")
+                await serving
+            finally:
+                serving.cancel()
+                ended.cancel()
         self.state = "serving"
-        self._watching = asyncio.create_task(self._watch(self._process))
+        self.lives.append(Life(time.monotonic()))
+        self._watching = asyncio.create_task(self._watch(process, self.lives[-1]))
 
     async def _serving(self) -> None:
-        async with grpc.aio.insecure_channel(self.authority, [("grpc.initial_reconnect_backoff_ms", 100)]) as channel:
+        options = [("grpc.enable_http_proxy", 0), ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
+        async with grpc.aio.insecure_channel(self.authority, options) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
             async for answer in watch:
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     watch.cancel()
                     return
 
-    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+    async def _watch(self, process: asyncio.subprocess.Process, life: Life) -> None:
         await process.wait()
-        self.stopped_at = time.monotonic()
+        life.ended = time.monotonic()
         self.state = "killed" if process.returncode == -signal.SIGKILL else "stopped"
 
     def drain(self) -> None:
         """SIGTERM: what Kubernetes sends."""
-        self.state = "draining"
+        self.state, self.lives[-1].draining = "draining", time.monotonic()
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -117,7 +136,17 @@ class Server:
 
     async def close(self) -> None:
         """End the process, whatever it does."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        self._kill()
+        if self._process is not None:
             await self._process.wait()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._send(signal.SIGKILL)
+
+
+def _said(output: IO[bytes]) -> str:
+    """The last lines that a process wrote, in one."""
+    output.seek(0)
+    lines = output.read().decode(errors="replace").split("\n")
+    return "; ".join(line.strip() for line in lines[-4:] if line.strip())

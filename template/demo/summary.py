@@ -1,75 +1,81 @@
-"""Results in, judgement out: what each step took, what failed, and whether the story held. Pure."""
+"""What each step showed: who was called, how soon, and what failed; measured, then judged. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from .modes import Promise
 from .pair import Result
 from .story import Step
 
 
 @dataclass(frozen=True)
-class Line:
-    """One step's outcome. seconds: from the update to the new server's first call, or to the old one's last; None if never.
-    broken: which expectation was not met, empty if all were."""
+class Seen:
+    """One step as the client saw it. A call belongs to the step in which it was begun; times are `time.monotonic()` seconds.
 
-    step: str
-    server: str
+    first, last: the end of each server's first and last answered call.   slowest: the longest call, which tells of retries.
+    """
+
+    step: Step
     calls: int
     failed: int
-    seconds: float | None
+    slowest: float
     share: dict[str, int]
+    first: dict[str, float]
+    last: dict[str, float]
+
+    @property
+    def after(self) -> float | None:
+        """Seconds from the change to the new server's first call, or to the old one's last; None if there was none."""
+        moment = (self.first if self.step.adds else self.last).get(self.step.server)
+        return None if moment is None or self.step.changed is None else moment - self.step.changed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """About one step. note: what was seen and why, where that needs a word.   broken: what was not as promised, else empty."""
+
+    note: str = ""
     broken: str = ""
 
 
-def judge(steps: Sequence[Step], results: Sequence[Result], promise: Promise) -> list[Line]:
-    """A line for each step; a call belongs to the step in which it was begun."""
-    return [_line(step, [result for result in results if step.began <= result.started < step.ended], promise) for step in steps]
+def measure(steps: Sequence[Step], results: Sequence[Result]) -> list[Seen]:
+    """What was seen in each step."""
+    return [_measure(step, [result for result in results if step.began <= result.started < step.ended]) for step in steps]
 
 
-def _line(step: Step, results: Sequence[Result], promise: Promise) -> Line:
-    failed = [result for result in results if result.code != "OK"]
-    share = Counter(result.server for result in results if result.server)
-    mine = [result.started + result.duration for result in results if result.server == step.server]
-    seconds = None
-    if step.changed is not None and mine:
-        seconds = (min(mine) if step.expects == "first" else max(mine)) - step.changed
-    return Line(step.name, step.server, len(results), len(failed), seconds, dict(sorted(share.items())), _broken(step, len(failed), seconds, share, promise))
+def _measure(step: Step, results: Sequence[Result]) -> Seen:
+    answers = sorted((result.started + result.duration, result.server) for result in results if result.code == "OK")
+    return Seen(
+        step,
+        calls=len(results),
+        failed=len(results) - len(answers),
+        slowest=max((result.duration for result in results), default=0.0),
+        share=dict(sorted(Counter(server for _, server in answers).items())),
+        first={server: ended for ended, server in reversed(answers)},
+        last={server: ended for ended, server in answers},
+    )
 
 
-def _broken(step: Step, failed: int, seconds: float | None, share: Counter[str], promise: Promise) -> str:
-    if not share:
-        return "no call was answered"
-    if promise.pinned and step.name == "steady" and len(share) != 1:
-        return f"{len(share)} servers were called, where one connection reaches one"
-    if promise.prompt is None:
-        if step.name == "add" and not promise.pinned and seconds is not None:
-            return f"the new server was called after {seconds:.2f} s, where gRPC's own resolver should not have seen it"
-        return ""
-    if failed:
-        return f"{failed} calls failed, where none should"
-    if step.expects == "first" and (seconds is None or seconds > promise.prompt):
-        return f"the first call came {'never' if seconds is None else f'after {seconds:.3f} s'}, where {promise.prompt:g} s were promised"
-    if step.expects == "last" and step.stopped is not None and seconds is not None and step.changed is not None and step.changed + seconds > step.stopped + 0.5:
-        return "calls went to the server after its end"
-    if step.name == "steady" and min(share.values()) < 0.75 * max(share.values()):
-        return "the split is uneven by more than a quarter"
-    return ""
-
-
-def as_json(mode: str, target: str, promise: Promise, lines: Sequence[Line]) -> dict[str, Any]:
-    """For machines."""
+def as_json(seen: Sequence[Seen], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """For machines; times in seconds."""
     return {
-        "mode": mode,
-        "target": target,
-        "expected": promise.text,
-        "held": held(lines),
-        "steps": [asdict(line) for line in lines],
+        "held": not any(verdict.broken for verdict in verdicts),
+        "calls": sum(line.calls for line in seen),
+        "failed": sum(line.failed for line in seen),
+        "servers": sorted({name for line in seen for name in line.share}),
+        "steps": [
+            {
+                "step": line.step.act,
+                "server": line.step.server or None,
+                ("first_call_after" if line.step.adds else "last_call_after"): line.after,
+                "calls": line.calls,
+                "failed": line.failed,
+                "slowest": line.slowest,
+                "share": line.share,
+                "note": verdict.note or None,
+                "broken": verdict.broken or None,
+            }
+            for line, verdict in zip(seen, verdicts, strict=True)
+        ],
     }
-
-
-def held(lines: Sequence[Line]) -> bool:
-    """Whether everything was as promised."""
-    return bool(lines) and not any(line.broken for line in lines)

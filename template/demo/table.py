@@ -7,77 +7,141 @@ from collections.abc import Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from .modes import Promise
-from .story import Story
-from .summary import Line, held
+from .story import PLAN, Story
+from .summary import Seen, Verdict
 
 COLOURS = {"server-1": "#0072B2", "server-2": "#E69F00", "server-3": "#009E73", "server-4": "#CC79A7"}
 """Okabe and Ito's, which colour-blind people can tell apart; the picture uses the same."""
 
-_STATES = {"serving": "green", "starting": "yellow", "draining": "yellow", "killed": "red", "stopped": "dim", "absent": "dim"}
-_WIDTH = 40
+_STATES = {"serving": "green", "starting": "yellow", "draining": "yellow", "killed": "red"}
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_BAR = 14
 
 
-async def follow(story: Story, console: Console) -> None:
-    """Show the story until cancelled."""
-    if not console.is_terminal:
-        return await _lines(story, console)
-    with Live(_frame(story), console=console, refresh_per_second=8, transient=True) as live:
+class Display:
+    """Shows a story while it runs: eight frames a second on a terminal, else a line a second."""
+
+    def __init__(self, story: Story, mode: str, console: Console) -> None:
+        self._story = story
+        self._mode = mode
+        self._console = console
+        self._counted = 0
+        self._history: dict[str, Counter[int]] = {}  # by server, by second since the story began
+
+    async def follow(self) -> None:
+        """Until cancelled."""
+        if not self._console.is_terminal:
+            return await self._lines()
+        with Live(self._frame(), console=self._console, auto_refresh=False, transient=True) as live:
+            while True:
+                await asyncio.sleep(0.125)
+                live.update(self._frame(), refresh=True)
+
+    def _count(self) -> int:
+        """Take in the calls that are new; returns how many whole seconds are in the history."""
+        story = self._story
+        if story.began is None:
+            return 0
+        for result in story.results[self._counted :]:
+            self._history.setdefault(result.server or result.code, Counter())[int(result.started - story.began)] += 1
+            self._counted += 1
+        return int(time.monotonic() - story.began)
+
+    def _frame(self) -> Group:
+        story = self._story
+        second = self._count()
+        since = time.monotonic() - 1
+        recent: Counter[str] = Counter()
+        for result in reversed(story.results):
+            if result.started < since:
+                break
+            recent[result.server] += 1
+        width = max(10, min(60, self._console.width - 52))
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for heading, justify in (("server", "left"), ("address", "left"), ("state", "left"), ("calls/s", "right"), ("", "left"), ("before", "left")):
+            table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+        for server in story.servers:
+            colour, rate = COLOURS[server.name], recent[server.name]
+            past = self._history.get(server.name, Counter())
+            table.add_row(
+                Text(server.name, style=colour),
+                server.address,
+                Text(server.state, style=_STATES.get(server.state, "dim")),
+                str(rate) if rate else Text("0", style="dim"),
+                Text("█" * min(_BAR, round(_BAR * rate / story.rate)) or " ", style=colour),
+                Text("".join(_block(past[moment], story.rate) for moment in range(max(0, second - width), second)), style=colour),
+            )
+        return Group(Rule(Text.assemble(("MODE=", "bold"), (self._mode, "bold"), "  ", (story.mode.target, "dim")), align="left", style="dim"), table, self._progress())
+
+    def _progress(self) -> Text:
+        story = self._story
+        if story.began is None:
+            return Text("\nstarting three servers", style="bold")
+        failed = sum(sum(past.values()) for name, past in self._history.items() if name not in COLOURS)
+        text = Text("\n")
+        for number, (act, server) in enumerate(PLAN):
+            done = number - len(story.steps)
+            mark, style = ("✓", "green") if done < 0 else ("▶", "bold") if done == 0 else ("·", "dim")
+            text.append(f"{mark} {act} {server}".rstrip() + "   ", style=style)
+        text.append(f"\n{time.monotonic() - story.began:.0f} s   {len(story.results)} calls   ")
+        return text.append(f"{failed} failed", style="bold red" if failed else "green")
+
+    async def _lines(self) -> None:
+        shown = 0
         while True:
-            await asyncio.sleep(0.125)
-            live.update(_frame(story))
+            await asyncio.sleep(1.0)
+            story = self._story
+            if story.began is None:
+                self._print("   -    starting three servers")
+                continue
+            results, shown = story.results[shown:], len(story.results)
+            served = Counter(result.server or result.code for result in results)
+            who = "  ".join(f"{name} {count}" for name, count in sorted(served.items())) or "nobody"
+            act, server = PLAN[min(len(story.steps), len(PLAN) - 1)]
+            self._print(f"{time.monotonic() - story.began:4.0f} s  {f'{act} {server}':<20}  {who}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _frame(story: Story) -> Group:
-    now = time.monotonic()
-    recent = Counter(result.server for result in story.results[-4000:] if result.server and result.started > now - 1)
-    table = Table(title=story.mode.target, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for heading, justify in (("server", "left"), ("address", "left"), ("state", "left"), ("calls/s", "right"), ("", "left")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    for server in story.servers:
-        rate = recent[server.name]
-        bar = Text("█" * round(_WIDTH * rate / max(story.rate, 1)), style=COLOURS[server.name])
-        state = Text(server.state, style=_STATES.get(server.state, ""))
-        table.add_row(server.name, server.authority, state, str(rate) if rate else "", bar)
-    failed = sum(result.code != "OK" for result in story.results)
-    elapsed = now - story.began if story.began else 0.0
-    footer = Text.assemble(("▶ ", "bold"), (story.current, "bold"), f"   {elapsed:.0f} s   {len(story.results)} calls   ", (f"{failed} failed", "red" if failed else "green"))
-    return Group(table, Text(), footer)
+def _block(count: int, rate: float) -> str:
+    return _BLOCKS[min(8, max(1, round(8 * count / rate)) if count else 0)]
 
 
-async def _lines(story: Story, console: Console) -> None:
-    shown = 0
-    while True:
-        await asyncio.sleep(1.0)
-        results, shown = story.results[shown:], len(story.results)
-        served = Counter(result.server or result.code for result in results)
-        who = "  ".join(f"{name} {count}" for name, count in sorted(served.items())) or "-"
-        console.print(f"{time.monotonic() - story.began if story.began else 0:4.0f} s  {story.current:<20}  {who}", highlight=False)
-
-
-def summarise(console: Console, mode: str, promise: Promise, lines: Sequence[Line]) -> None:
-    """The table at the end, and whether the story held."""
-    table = Table(title=f"MODE={mode}: {promise.text}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for heading, justify in (("step", "left"), ("server", "left"), ("seen after", "right"), ("calls", "right"), ("failed", "right"), ("who served", "left")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    for line in lines:
-        who = "  ".join(f"{name.removeprefix('server-')}:{count}" for name, count in line.share.items())
-        table.add_row(line.step, line.server, _seen(line), str(line.calls), Text(str(line.failed), style="red" if line.failed else "green"), who)
-    console.print()
+def show_summary(console: Console, story: Story, mode: str, seen: Sequence[Seen], verdicts: Sequence[Verdict]) -> None:
+    """The table at the end, what is to be noticed, and whether the story held."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("step", no_wrap=True)
+    for heading in ("seen after", "failed", "slowest"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, colour in COLOURS.items():
+        table.add_column(Text(name.removeprefix("server") if name != "server-1" else name, style=colour), justify="right", no_wrap=True)
+    for line in seen:
+        total = sum(line.share.values())
+        shares = [f"{100 * line.share[name] / total:.0f} %" if name in line.share else Text("-", style="dim") for name in COLOURS]
+        failed = Text(str(line.failed), style="bold red" if line.failed else "green")
+        table.add_row(line.step.title, _after(line), failed, f"{line.slowest * 1000:.0f} ms", *shares)
+    console.print(Rule(Text.assemble((f"MODE={mode}", "bold"), "  ", (story.mode.target, "dim")), align="left", style="dim"))
     console.print(table)
-    for line in lines:
-        if line.broken:
-            console.print(f"[red]✗[/] {line.step}: {line.broken}", highlight=False)
-    console.print("[green]✓ as expected[/]" if held(lines) else "[red]✗ not as expected[/]", highlight=False)
+    console.print()
+    for line, verdict in zip(seen, verdicts, strict=True):
+        if verdict.broken:
+            console.print(Text.assemble(("✗ ", "bold red"), (f"{line.step.title}: ", "bold"), verdict.broken), soft_wrap=True)
+        elif verdict.note:
+            console.print(Text.assemble(("· ", "dim"), (f"{line.step.title}: ", "bold"), verdict.note), soft_wrap=True)
+    held = not any(verdict.broken for verdict in verdicts)
+    outcome = ("✓ as expected: ", "bold green") if held else ("✗ not as expected: ", "bold red")
+    console.print(Text.assemble(outcome, story.mode.promise.text), soft_wrap=True)
 
 
-def _seen(line: Line) -> str:
-    if not line.server:
+def _after(line: Seen) -> str | Text:
+    if not line.step.server:
         return ""
-    if line.seconds is None:
-        return "never called" if line.step in ("add", "bring back") else "left at once"
-    what = "first" if line.step in ("add", "bring back") else "last"
-    return f"{what} call {line.seconds * 1000:.0f} ms" if abs(line.seconds) < 1 else f"{what} call {line.seconds:.2f} s"
+    if line.after is None:
+        return Text("no first call", style="yellow") if line.step.adds else "no more call"
+    time_text = f"{line.after * 1000:.0f} ms" if abs(line.after) < 1 else f"{line.after:.2f} s"
+    return f"{'first' if line.step.adds else 'last'} {time_text}"

@@ -60,6 +60,8 @@ class Target:
             return host
         if self.namespace:
             host = f"{host}.{self.namespace}"
+        if ":" in host:
+            host = f"[{host}]"
         return f"{host}:{self.port}" if self.port.isdigit() else host
 
 

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from discovery import Config, Dns, Empty
+from discovery.target import parse
 
 from .settings import Discovery, Settings
 
@@ -60,12 +61,17 @@ def channel_options(settings: Settings) -> Options:
 
 
 def service_config(settings: Settings) -> str:
-    """The service config in JSON. No timeout in it: gRPC fires it early, deadlines are set call by call."""
+    """The service config in JSON. No timeout in it: gRPC fires it early, deadlines are set call by call.
+
+    Raises discovery.TargetError for a target that cannot be read.
+    """
     client = settings.client
     if client.service_config is not None:
         return client.service_config
-    config: dict[str, Any] = {"loadBalancingConfig": [{client.load_balancing: {}}]}
-    if client.health_check:
+    # One connection has nobody to go to instead: asked for its health, it would only fail while its server drains.
+    single = parse(client.target).scheme == "passthrough"
+    config: dict[str, Any] = {"loadBalancingConfig": [{"pick_first" if single else client.load_balancing: {}}]}
+    if client.health_check and not single:
         config["healthCheckConfig"] = {"serviceName": ""}
     if client.retry.enabled:
         config["methodConfig"] = [

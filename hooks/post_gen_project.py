@@ -1,0 +1,54 @@
+"""After everything is written: take away what the answers leave out, and say how to go on."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+MANIFEST = {
+    # registry: what belongs to it alone
+    "dns": ("src/discovery/sources/dns.py", "src/discovery/tests/test_dns.py"),
+}
+"""A path that does not exist is a mistake: the list and the template must agree."""
+
+
+def left_out(answers: Mapping[str, str]) -> Iterator[str]:
+    """The paths that the answers leave out."""
+    if answers["registries"] == "chosen":
+        for registry, paths in MANIFEST.items():
+            if registry != answers["discovery"]:
+                yield from paths
+
+
+def apply(root: Path, answers: Mapping[str, str]) -> None:
+    """Delete them. Raises FileNotFoundError where the manifest names what is not there."""
+    for path in left_out(answers):
+        place = root / path
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+
+
+def next_steps(answers: Mapping[str, str]) -> str:
+    """What to do now."""
+    return f"""
+{answers["project_name"]} is in {answers["project_slug"]}/. Go on with:
+
+  cd {answers["project_slug"]}
+  make demo    servers come and go while a client calls (about a minute)
+  make test    all tests
+  make         everything else
+"""
+
+
+def main(answers: Mapping[str, str]) -> None:
+    """Called in the new project's folder."""
+    apply(Path.cwd(), answers)
+    print(next_steps(answers))
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    main(json.loads(r"""{{ cookiecutter | tojson }}"""))

@@ -1,0 +1,82 @@
+"""Snapshots for people and machines: tables, lines of change, JSON. Uses rich where it is installed."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .snapshot import Endpoint, Snapshot
+from .status import Status
+
+COLUMNS: tuple[tuple[str, Callable[[Endpoint], str]], ...] = (
+    ("address", lambda endpoint: endpoint.authority),
+    ("zone", lambda endpoint: endpoint.zone or "-"),
+    ("weight", lambda endpoint: str(endpoint.weight)),
+    ("health", lambda endpoint: endpoint.health.name.lower()),
+    ("name", lambda endpoint: endpoint.name or "-"),
+)
+"""What a table shows of an endpoint: heading and text."""
+
+
+def as_json(status: Status) -> str:
+    """One line of JSON: the target, its state, and every endpoint."""
+    listed = [{**endpoint._asdict(), "health": endpoint.health.name.lower()} for endpoint in _sorted(status.snapshot)]
+    facts: dict[str, Any] = {"target": status.target, "state": status.state, "endpoints": listed, "problems": list(status.problems)}
+    if status.last_error:
+        facts["error"] = status.last_error
+    return json.dumps(facts)
+
+
+def table(status: Status) -> str:
+    """A plain table with aligned columns."""
+    rows = [tuple(heading.upper() for heading, _ in COLUMNS)]
+    rows += [tuple(read(endpoint) for _, read in COLUMNS) for endpoint in _sorted(status.snapshot)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def changes(before: Snapshot | None, after: Snapshot) -> Iterator[str]:
+    """A line for every endpoint that came (+), went (-) or became another (~)."""
+    old = {endpoint[:2]: endpoint for endpoint in before.endpoints} if before else {}
+    new = {endpoint[:2]: endpoint for endpoint in after.endpoints}
+    for key in sorted(old.keys() | new.keys()):
+        if key not in new:
+            yield f"- {old[key].authority}"
+        elif key not in old:
+            yield f"+ {_described(new[key])}"
+        elif old[key] != new[key]:
+            yield f"~ {_described(new[key])}"
+
+
+def summary(status: Status) -> str:
+    """One line: how many, how fresh, and what is wrong."""
+    count = len(status.snapshot) if status.snapshot else 0
+    parts = [f"{status.target}: {count} endpoint{'' if count == 1 else 's'}, {status.state}"]
+    if status.synced_at is not None:
+        parts.append(f"synced {time.monotonic() - status.synced_at:.0f} s ago")
+    parts += [reason for reason in (status.last_error, status.suspicious, *status.problems) if reason]
+    return "; ".join(parts)
+
+
+def live(status: Status) -> Any:
+    """The table and the summary as a rich renderable. Raises ModuleNotFoundError without rich."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"healthy": "green", "unknown": "green", "unhealthy": "red", "draining": "yellow"}
+    shown = Table(box=None, padding=(0, 2, 0, 0))
+    for heading, _ in COLUMNS:
+        shown.add_column(heading.upper(), header_style="bold")
+    for endpoint in _sorted(status.snapshot):
+        shown.add_row(*(Text(read(endpoint), style=colours.get(read(endpoint), "")) for _, read in COLUMNS))
+    return Group(shown, Text(), Text(summary(status), style="green" if status.state == "synced" else "yellow"))
+
+
+def _sorted(snapshot: Snapshot | None) -> list[Endpoint]:
+    return sorted(snapshot.endpoints) if snapshot else []
+
+
+def _described(endpoint: Endpoint) -> str:
+    details = [endpoint.health.name.lower(), f"zone {endpoint.zone}" if endpoint.zone else "", endpoint.name]
+    return "  ".join([endpoint.authority, *filter(None, details)])
