@@ -1,0 +1,142 @@
+"""The client: typed calls with deadlines, retries that stop when they would do harm, and a service of its own."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+import discovery
+from {{ cookiecutter.package_name }}.client.api import GreeterClient
+from {{ cookiecutter.package_name }}.settings import Client, Settings
+from greeter.v1 import greeter_pb2, greeter_pb2_grpc
+
+from .processes import DEADLINE, Process, servers
+
+
+class Failing(greeter_pb2_grpc.GreeterServiceServicer):
+    """Counts the attempts that arrive; fails, or hangs, until told otherwise."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.behaviour = "fail"
+
+    async def Greet(self, request: Any, context: Any) -> greeter_pb2.GreetResponse:  # type: ignore[override]  # noqa: N802
+        self.attempts += 1
+        if self.behaviour == "fail":
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not today")
+        if self.behaviour == "hang":
+            await asyncio.sleep(3600)
+        return greeter_pb2.GreetResponse(served_by="failing")
+
+
+@pytest.fixture
+async def failing() -> AsyncIterator[tuple[Failing, str]]:
+    servicer = Failing()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    greeter_pb2_grpc.add_GreeterServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield servicer, f"127.0.0.1:{port}"
+    await server.stop(0)
+
+
+def settings(target: str, **client: object) -> Settings:
+    return Settings(client=Client.model_validate({"target": target, **client}))
+
+
+@pytest.mark.parametrize("scheme", ["static:///", "passthrough:///"])
+async def test_failed_calls_are_retried_and_the_throttle_stops_that(failing: tuple[Failing, str], scheme: str) -> None:
+    """Three attempts a call at first; one when half of the tokens are gone; on every kind of target."""
+    servicer, address = failing
+    retry = {"initial_backoff": 0.01, "max_backoff": 0.02, "max_tokens": 10}
+    async with GreeterClient.connect(settings(scheme + address, retry=retry)) as client:
+        attempts = []
+        for _ in range(30):
+            before = servicer.attempts
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.greet("x", timeout=DEADLINE)
+            attempts.append(servicer.attempts - before)
+    assert attempts[0] == 3
+    assert attempts[-10:] == [1] * 10
+
+
+async def test_successes_give_tokens_back(failing: tuple[Failing, str]) -> None:
+    """Retries come back with the servers."""
+    servicer, address = failing
+    retry = {"initial_backoff": 0.01, "max_backoff": 0.02, "max_tokens": 4, "token_ratio": 1.0}
+    async with GreeterClient.connect(settings(f"static:///{address}", retry=retry)) as client:
+        for _ in range(4):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.greet("x", timeout=DEADLINE)
+        servicer.behaviour = "answer"
+        for _ in range(4):
+            await client.greet("x", timeout=DEADLINE)
+        servicer.behaviour, servicer.attempts = "fail", 0
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.greet("x", timeout=DEADLINE)
+        assert servicer.attempts == 3
+
+
+async def test_every_call_has_a_deadline(failing: tuple[Failing, str]) -> None:
+    """From the settings; a server that hangs does not hold its callers."""
+    servicer, address = failing
+    servicer.behaviour = "hang"
+    async with GreeterClient.connect(settings(f"static:///{address}", timeout=0.2)) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.greet("x")
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_stream_can_be_left_early_and_ends_by_itself() -> None:
+    """Both ways."""
+    with servers("a") as running:
+        async with GreeterClient.connect(settings(f"static:///{running['a'][1]}")) as client:
+            assert [greeting.served_by async for greeting in client.watch("x", interval=0.001, count=3)] == ["a"] * 3
+            async for greeting in client.watch("x", interval=0.001):
+                assert greeting.served_by == "a"
+                break
+
+
+async def test_a_target_that_cannot_work_is_refused_before_anything_is_sent() -> None:
+    """By the library's own error."""
+    with pytest.raises(discovery.TargetError):
+        GreeterClient.connect(settings("nowhere:///x"))
+
+
+def test_the_service_is_ready_only_when_a_call_could_go_out_and_ends_cleanly() -> None:
+    """Started before any server; then ready, calling, saying who served; SIGTERM ends it with status 0."""
+    with servers("a") as running:
+        port = running["a"][1].rpartition(":")[2]
+        running["a"][0].close()
+        client = Process(
+            "client", CLIENT__TARGET=f"static:///127.0.0.1:{port}", CLIENT__RATE="50", CLIENT__HEALTH_PORT="0",
+            CLIENT__HEALTH_HOST="127.0.0.1", LOG__FORMAT="json",
+        )  # fmt: skip
+        try:
+            health_port = client.wait_for(r"health on port (\d+)")[1]
+            with grpc.insecure_channel(f"127.0.0.1:{health_port}") as channel:
+                health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE)
+                assert next(health).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                with servers("b", port=port):
+                    assert next(health).status == health_pb2.HealthCheckResponse.SERVING
+                    line = json.loads(client.wait_for(r'.*"served": \{"b": \d+\}.*')[0])
+                    assert line["served"]["b"] > 0
+                    client.send(signal.SIGTERM)
+                    assert client.ended() == 0
+            assert not any("Traceback" in line for line in client.lines)
+        finally:
+            client.close()
+
+
+def test_a_target_that_cannot_work_ends_the_service_with_a_sentence() -> None:
+    """Status 2, no traceback."""
+    client = Process("client", CLIENT__TARGET="kubernetes:///Wrong")
+    assert client.ended() == 2
+    assert client.lines[-1].startswith("settings: CLIENT__TARGET=kubernetes:///Wrong cannot be used: ")
+    assert len(client.lines) == 1
