@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -42,13 +43,15 @@ async def run(arguments: argparse.Namespace) -> bool:
             await showing
     seen = measure(story.steps, story.results)
     verdicts = judge(story.mode.promise, seen, arguments.slack)
-    try:
-        draw(arguments.picture, f"{arguments.mode}: {story.mode.promise.text}", story)
-    except OSError as error:
-        raise DemoError(f"the picture cannot be written to --picture {arguments.picture}: {error.strerror or error}; name another file") from None
+    draw(arguments.picture, f"MODE={arguments.mode}: {story.mode.promise.text}", story, seen)
     outcome = as_json(seen, verdicts)
     if arguments.json:
-        about = {"mode": arguments.mode, "target": story.mode.target, "rate": arguments.rate, "seconds_per_step": arguments.seconds_per_step}
+        about = {
+            "mode": arguments.mode,
+            "target": story.mode.target,
+            "rate": arguments.rate,
+            "seconds_per_step": arguments.seconds_per_step,
+        }
         print(json.dumps({**about, **outcome, "picture": str(arguments.picture)}, indent=2))
     else:
         show_summary(console, story, arguments.mode, seen, verdicts)
@@ -65,11 +68,22 @@ def main() -> None:
     )
     parser.add_argument("--mode", choices=list(MODES), default="dns", help="how the client learns who serves (dns)")
     parser.add_argument("--rate", type=_number(1, 2000), default=200.0, help="calls a second (200)")
-    parser.add_argument("--seconds-per-step", type=_number(0.5, 600), default=7.0, help="how long each of the five steps is watched (7)")
-    parser.add_argument("--slack", type=_number(0, 60), default=SLACK, help=f"seconds that a first call may be late; more on a busy machine ({SLACK:g})")
+    parser.add_argument(
+        "--seconds-per-step", type=_number(0.5, 600), default=7.0, help="how long each of the five steps is watched (7)"
+    )
+    parser.add_argument(
+        "--slack",
+        type=_number(0, 60),
+        default=SLACK,
+        help=f"seconds that a first call may be late; more on a busy machine ({SLACK:g})",
+    )
     parser.add_argument("--picture", type=Path, default=Path("demo.png"), help="where the picture goes (demo.png)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables; the lines go to standard error")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document instead of tables; the lines go to standard error"
+    )
     arguments = parser.parse_args()
+    if arguments.picture.is_dir() or not os.access(arguments.picture.parent, os.W_OK):
+        parser.error(f"--picture {arguments.picture}: no file can be written there; name another")
     logging.basicConfig(level=logging.ERROR)
     try:
         held = asyncio.run(run(arguments))

@@ -36,7 +36,9 @@ def _all(promise: Promise, seen: Sequence[Seen], slack: float) -> Verdict:
     if step.act == "drain" and step.stopped is not None and line.last.get(name, 0.0) > step.stopped:
         return Verdict(broken=f"the last call of {name} ended {line.last[name] - step.stopped:.3f} s after its process")
     if step.act == "steady" and min(line.share.values()) < EVEN * max(line.share.values()):
-        return Verdict(broken=f"the calls are not spread evenly: {', '.join(f'{server} {count}' for server, count in line.share.items())}")
+        return Verdict(
+            broken=f"the calls are not spread evenly: {', '.join(f'{server} {count}' for server, count in line.share.items())}"
+        )
     return Verdict()
 
 
@@ -50,15 +52,25 @@ def _reconnect(promise: Promise, seen: Sequence[Seen], slack: float) -> Verdict:
     lost = [other.step.server for other in seen if other.step.act == "add" and other.step.server not in known | line.share.keys()]
     if step.act == "add" and not breaks:
         if line.after is not None:
-            return Verdict(broken=f"{name} was called {line.after:.2f} s after it was added; gRPC should not have asked DNS again")
-        return Verdict(f"{name} serves and is in DNS, and gets no call: gRPC asks DNS again only when a connection breaks")
+            return Verdict(
+                broken=f"{name} was called {line.after:.2f} s after it was added; gRPC should not have asked DNS again"
+            )
+        return Verdict("it serves, is in DNS, and gets no call: gRPC asks DNS again only when a connection breaks")
     if found and found[0].changed is not None:
         late = line.first[found[0].server] - found[0].changed
-        return Verdict(f"a connection broke, gRPC asked DNS again, and {found[0].server} got its first call {late:.1f} s after it was added")
+        return Verdict(
+            f"a connection broke, gRPC asked DNS again, and {found[0].server} got its first call {late:.1f} s after it was added"
+        )
     if lost and breaks and step.ended - min(breaks) > RESOLVED:
-        return Verdict(broken=f"{lost[0]} got no call in {step.ended - min(breaks):.0f} s after a connection had broken; gRPC should have asked DNS again")
+        return Verdict(
+            broken=f"{lost[0]} got no call in {step.ended - min(breaks):.0f} s after a connection had broken; gRPC should have asked DNS again"
+        )
     if step.adds:
-        return Verdict(f"{name} is back in DNS, and gets no call: no connection has broken since" if line.after is None else "gRPC had kept its address and tried again")
+        return Verdict(
+            "it is back in DNS, and gets no call: no connection has broken since"
+            if line.after is None
+            else "gRPC had kept its address and tried again"
+        )
     return Verdict()
 
 
@@ -69,11 +81,15 @@ def _one(promise: Promise, seen: Sequence[Seen], slack: float) -> Verdict:
     held = max(before[-1].last, key=before[-1].last.__getitem__, default="") if before else ""
     now = max(line.last, key=line.last.__getitem__)
     if held and held == name and not step.adds:
-        if len(line.share) > 2 or (step.stopped is not None and now == name and step.ended - step.stopped > RESOLVED):
+        if len(line.share) > 2:
             return Verdict(broken=f"{', '.join(line.share)} were called; only {name} and the one after it should")
-        return Verdict(f"the connection to {name} broke with its end; now {now} gets every call")
+        if now == name:
+            return Verdict(broken=f"nobody was called after the end of {name}")
+        return Verdict(f"its end broke the connection; now {now} gets every call")
     if len(line.share) != 1 or (held and held not in line.share):
-        return Verdict(broken=f"{', '.join(line.share)} were called, though no connection broke; one connection should reach one server")
+        return Verdict(
+            broken=f"{', '.join(line.share)} were called, though no connection broke; one connection should reach one server"
+        )
     if step.adds:
-        return Verdict(f"{name} serves, and gets no call: {now} holds the only connection")
-    return Verdict(f"{now} gets every call, the others idle" if not name else f"nothing changes: {name} was idle")
+        return Verdict(f"it serves, and gets no call: {now} has the only connection")
+    return Verdict(f"{now} gets every call, the others idle" if not name else "nothing changes: it was idle")

@@ -1,8 +1,8 @@
 """The ways in which a client can learn who serves: a registry to run, a target to call, and what theory expects."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from discovery import Manual
 
@@ -33,7 +33,7 @@ class Mode(Protocol):
     target: valid after `start`.   discovery: what the client's DISCOVERY__ settings need for it, by name.
     """
 
-    promise: ClassVar[Promise]
+    promise: Promise
     target: str
     discovery: dict[str, Any]
 
@@ -47,52 +47,63 @@ class Mode(Protocol):
         """End what `start` began."""
 
 
-class Dns:
-    """A real DNS server, asked every second by discovery."""
-
-    promise = Promise("all", f"new servers are called within a refresh of {REFRESH:g} s, those that drain or die are left at once, and no call fails", REFRESH)
+class _Zone:
+    """A real DNS server on loopback, with the records that a headless Service has."""
 
     def __init__(self) -> None:
         try:
-            import dns.resolver  # noqa: F401
-
             from discovery.tests.dns_server import Server as DnsServer
         except ModuleNotFoundError as error:
-            raise DemoError(f"this mode needs {error.name}, which is not installed: run it by `make demo`, or take --mode manual") from None
+            raise DemoError(
+                f"this mode needs {error.name}, which is not installed: run it by `make demo`, or take --mode manual"
+            ) from None
         self._server = DnsServer()
-        self._one_port = True
         self.target = ""
         self.discovery: dict[str, Any] = {"refresh": REFRESH, "dns_servers": (self._server.address,)}
 
-    async def start(self, servers: Sequence[Server]) -> None:
-        self._one_port = len({server.port for server in servers}) == 1
-        self.target = f"dns-poll:///{NAME}:{servers[0].port}" if self._one_port else f"dns-poll:///{NAME}"
-        for server in servers:
-            self._server.zone.set(f"{server.name}.{NAME}", f"A {server.address}")
-
     def publish(self, servers: Sequence[Server]) -> None:
-        """A records as a headless Service has them; SRV records where the servers' ports differ."""
-        lines = [f"A {server.address}" if self._one_port else f"SRV 0 1 {server.port} {server.name}.{NAME}" for server in servers]
-        self._server.zone.set(NAME, *lines)
+        self._server.zone.set(NAME, *(f"A {server.address}" for server in servers))
 
     async def close(self) -> None:
         self._server.close()
 
 
-class NativeDns(Dns):
-    """The same DNS server, asked by gRPC's own resolver: what people have today."""
+class Dns(_Zone):
+    """DNS, asked every second by discovery. Where the servers' ports differ they are published as SRV records."""
+
+    promise = Promise(
+        "all", f"new servers are called within a refresh ({REFRESH:g} s), others left at once, and no call fails", REFRESH
+    )
+
+    async def start(self, servers: Sequence[Server]) -> None:
+        self._with_ports = _ports_differ(servers)
+        self.target = f"dns-poll:///{NAME}" if self._with_ports else f"dns-poll:///{NAME}:{servers[0].port}"
+        for server in servers:
+            self._server.zone.set(f"{server.name}.{NAME}", f"A {server.address}")
+
+    def publish(self, servers: Sequence[Server]) -> None:
+        if not self._with_ports:
+            return super().publish(servers)
+        self._server.zone.set(NAME, *(f"SRV 0 1 {server.port} {server.name}.{NAME}" for server in servers))
+
+
+class NativeDns(_Zone):
+    """The same DNS, asked by gRPC's own resolver: what people have today."""
 
     promise = Promise("reconnect", "a new server is not called until a connection breaks, for only then gRPC asks DNS again")
 
     async def start(self, servers: Sequence[Server]) -> None:
-        await super().start(servers)
-        if not self._one_port:
+        if _ports_differ(servers):
             raise DemoError(
-                "this mode needs loopback addresses beside 127.0.0.1, because gRPC's own resolver reads no ports from DNS; "
-                f"add them (on macOS: for i in {' '.join(str(number) for number in range(1, len(servers) + 1))}; do sudo ifconfig lo0 alias 127.0.1.$i; done), "
-                "or take --mode dns"
+                "this mode needs the loopback addresses 127.0.1.1 to 127.0.1.4, because gRPC's own resolver reads no ports from DNS; "
+                "add them (on macOS: for i in 1 2 3 4; do sudo ifconfig lo0 alias 127.0.1.$i; done), or take --mode dns"
             )
         self.target = f"dns://{self._server.address}/{NAME}:{servers[0].port}"
+
+
+def _ports_differ(servers: Sequence[Server]) -> bool:
+    """Whether this system gave the servers one address with many ports, instead of many addresses with one."""
+    return len({server.port for server in servers}) > 1
 
 
 class Passthrough:
@@ -119,7 +130,7 @@ class Passthrough:
 class ByHand:
     """The program says who serves: what a watched registry looks like from the client."""
 
-    promise = Promise("all", "new servers are called at once, those that drain or die are left at once, and no call fails")
+    promise = Promise("all", "new servers are called at once, others left at once, and no call fails")
 
     def __init__(self) -> None:
         self._manual = Manual("greeter")
@@ -136,4 +147,4 @@ class ByHand:
         pass
 
 
-MODES: dict[str, type[Mode]] = {"dns": Dns, "native-dns": NativeDns, "passthrough": Passthrough, "manual": ByHand}
+MODES: dict[str, Callable[[], Mode]] = {"dns": Dns, "native-dns": NativeDns, "passthrough": Passthrough, "manual": ByHand}

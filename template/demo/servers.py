@@ -85,7 +85,13 @@ class Server:
         with tempfile.TemporaryFile() as output:
             # Its own session: a Ctrl-C on the terminal is for the demo, which then ends its servers itself.
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", SERVER_MODULE, env={**wishes, **os.environ, **place}, stdout=output, stderr=output, start_new_session=True
+                sys.executable,
+                "-m",
+                SERVER_MODULE,
+                env={**wishes, **os.environ, **place, "PYTHONPATH": os.pathsep.join(sys.path)},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
             self._process = process
             atexit.register(self._kill)  # what a second Ctrl-C would leave behind
@@ -93,7 +99,9 @@ class Server:
             try:
                 await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=START)
                 if not serving.done() or process.returncode is not None:
-                    raise DemoError(f"{self.name} did not start on {self.authority}: {_said(output) or f'no answer within {START:g} s'}")
+                    raise DemoError(
+                        f"{self.name} did not start on {self.authority}: {_said(output) or f'no answer within {START:g} s'}"
+                    )
                 await serving
             finally:
                 serving.cancel()
@@ -103,7 +111,11 @@ class Server:
         self._watching = asyncio.create_task(self._watch(process, self.lives[-1]))
 
     async def _serving(self) -> None:
-        options = [("grpc.enable_http_proxy", 0), ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
+        options = [
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 100),
+        ]
         async with grpc.aio.insecure_channel(self.authority, options) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
             async for answer in watch:

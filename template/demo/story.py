@@ -123,8 +123,14 @@ class Story:
                 while len(seen) < wanted:
                     seen.add((await greeter.greet("warm-up", timeout=START)).served_by)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
-            details = error.details() if isinstance(error, grpc.aio.AioRpcError) else f"only {', '.join(sorted(seen)) or 'nobody'} answered"
-            raise DemoError(f"the client did not reach {wanted} servers through {self.mode.target} within {START:g} s: {details}") from None
+            details = (
+                error.details()
+                if isinstance(error, grpc.aio.AioRpcError)
+                else f"only {', '.join(sorted(seen)) or 'nobody'} answered"
+            )
+            raise DemoError(
+                f"the client did not reach {wanted} servers through {self.mode.target} within {START:g} s: {details}"
+            ) from None
 
     async def _step(self, act: Act, server: Server | None) -> None:
         began = time.monotonic()

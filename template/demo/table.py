@@ -19,7 +19,7 @@ COLOURS = {"server-1": "#0072B2", "server-2": "#E69F00", "server-3": "#009E73", 
 
 _STATES = {"serving": "green", "starting": "yellow", "draining": "yellow", "killed": "red"}
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_BAR = 14
+_BAR, _SHARES = 14, 24
 
 
 class Display:
@@ -62,8 +62,8 @@ class Display:
             recent[result.server] += 1
         width = max(10, min(60, self._console.width - 52))
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for heading, justify in (("server", "left"), ("address", "left"), ("state", "left"), ("calls/s", "right"), ("", "left"), ("before", "left")):
-            table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+        for heading in ("server", "address", "state", "calls/s", "", "until now"):
+            table.add_column(heading, justify="right" if heading == "calls/s" else "left", no_wrap=True)
         for server in story.servers:
             colour, rate = COLOURS[server.name], recent[server.name]
             past = self._history.get(server.name, Counter())
@@ -75,7 +75,7 @@ class Display:
                 Text("█" * min(_BAR, round(_BAR * rate / story.rate)) or " ", style=colour),
                 Text("".join(_block(past[moment], story.rate) for moment in range(max(0, second - width), second)), style=colour),
             )
-        return Group(Rule(Text.assemble(("MODE=", "bold"), (self._mode, "bold"), "  ", (story.mode.target, "dim")), align="left", style="dim"), table, self._progress())
+        return Group(_rule(self._mode, story.mode.target), table, self._progress())
 
     def _progress(self) -> Text:
         story = self._story
@@ -86,7 +86,7 @@ class Display:
         for number, (act, server) in enumerate(PLAN):
             done = number - len(story.steps)
             mark, style = ("✓", "green") if done < 0 else ("▶", "bold") if done == 0 else ("·", "dim")
-            text.append(f"{mark} {act} {server}".rstrip() + "   ", style=style)
+            text.append(f"{mark} {act} {server.removeprefix('server-')}".rstrip() + "   ", style=style)
         text.append(f"\n{time.monotonic() - story.began:.0f} s   {len(story.results)} calls   ")
         return text.append(f"{failed} failed", style="bold red" if failed else "green")
 
@@ -116,32 +116,49 @@ def show_summary(console: Console, story: Story, mode: str, seen: Sequence[Seen]
     """The table at the end, what is to be noticed, and whether the story held."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("step", no_wrap=True)
-    for heading in ("seen after", "failed", "slowest"):
+    for heading in ("seen", "failed", "slowest"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, colour in COLOURS.items():
-        table.add_column(Text(name.removeprefix("server") if name != "server-1" else name, style=colour), justify="right", no_wrap=True)
+    table.add_column("who served (4 is server-4)", no_wrap=True)
     for line in seen:
-        total = sum(line.share.values())
-        shares = [f"{100 * line.share[name] / total:.0f} %" if name in line.share else Text("-", style="dim") for name in COLOURS]
         failed = Text(str(line.failed), style="bold red" if line.failed else "green")
-        table.add_row(line.step.title, _after(line), failed, f"{line.slowest * 1000:.0f} ms", *shares)
-    console.print(Rule(Text.assemble((f"MODE={mode}", "bold"), "  ", (story.mode.target, "dim")), align="left", style="dim"))
+        table.add_row(line.step.title, after(line), failed, f"{line.slowest * 1000:.0f} ms", _shares(line.share))
+    console.print(_rule(mode, story.mode.target))
     console.print(table)
     console.print()
     for line, verdict in zip(seen, verdicts, strict=True):
         if verdict.broken:
-            console.print(Text.assemble(("✗ ", "bold red"), (f"{line.step.title}: ", "bold"), verdict.broken), soft_wrap=True)
+            console.print(
+                Text.assemble(("✗ ", "bold red"), (f"{line.step.title}: ", "bold"), verdict.broken),
+                soft_wrap=not console.is_terminal,
+            )
         elif verdict.note:
-            console.print(Text.assemble(("· ", "dim"), (f"{line.step.title}: ", "bold"), verdict.note), soft_wrap=True)
+            console.print(
+                Text.assemble(("· ", "dim"), (f"{line.step.title}: ", "bold"), verdict.note), soft_wrap=not console.is_terminal
+            )
     held = not any(verdict.broken for verdict in verdicts)
     outcome = ("✓ as expected: ", "bold green") if held else ("✗ not as expected: ", "bold red")
-    console.print(Text.assemble(outcome, story.mode.promise.text), soft_wrap=True)
+    console.print(Text.assemble(outcome, story.mode.promise.text), soft_wrap=not console.is_terminal)
 
 
-def _after(line: Seen) -> str | Text:
+def after(line: Seen) -> str:
+    """How soon a step's change was seen, in words."""
     if not line.step.server:
         return ""
     if line.after is None:
-        return Text("no first call", style="yellow") if line.step.adds else "no more call"
-    time_text = f"{line.after * 1000:.0f} ms" if abs(line.after) < 1 else f"{line.after:.2f} s"
-    return f"{'first' if line.step.adds else 'last'} {time_text}"
+        return "no call" if line.step.adds else "left at once"
+    return f"{'first' if line.step.adds else 'last'} at {f'{line.after * 1000:.0f} ms' if abs(line.after) < 1 else f'{line.after:.2f} s'}"
+
+
+def _shares(share: dict[str, int]) -> Text:
+    """A bar of digits: each server's own, as long as its share of the calls, so that it can be read without colours too."""
+    text, done, shown = Text(), 0, 0
+    for name, count in share.items():
+        done += count
+        until = round(_SHARES * done / sum(share.values()))
+        text.append(name.removeprefix("server-") * (until - shown), style=COLOURS[name])
+        shown = until
+    return text
+
+
+def _rule(mode: str, target: str) -> Rule:
+    return Rule(Text.assemble((f"MODE={mode}", "bold"), "  ", (target, "dim")), align="left", style="dim")

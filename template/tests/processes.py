@@ -20,7 +20,11 @@ class Process:
     def __init__(self, role: str, **settings: str) -> None:
         environment = {**os.environ, "PYTHONPATH": "src", "LOG__LEVEL": "INFO", **settings}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{PACKAGE}.{role}"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-m", f"{PACKAGE}.{role}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         self._printed = threading.Condition()
         self.lines: list[str] = []

@@ -12,9 +12,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import discovery
+from greeter.v1 import greeter_pb2, greeter_pb2_grpc
+
 from {{ cookiecutter.package_name }}.client.api import GreeterClient
 from {{ cookiecutter.package_name }}.settings import Client, Settings
-from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 
 from .processes import DEADLINE, Process, servers
 
@@ -26,13 +27,16 @@ class Failing(greeter_pb2_grpc.GreeterServiceServicer):
         self.attempts = 0
         self.behaviour = "fail"
 
-    async def Greet(self, request: Any, context: Any) -> greeter_pb2.GreetResponse:  # type: ignore[override]  # noqa: N802
+    async def Greet(self, request: Any, context: Any) -> greeter_pb2.GreetResponse:  # noqa: N802
         self.attempts += 1
         if self.behaviour == "fail":
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not today")
         if self.behaviour == "hang":
             await asyncio.sleep(3600)
         return greeter_pb2.GreetResponse(served_by="failing")
+
+    def WatchGreetings(self, request: Any, context: Any) -> Any:  # noqa: N802
+        raise NotImplementedError
 
 
 @pytest.fixture

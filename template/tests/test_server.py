@@ -11,10 +11,11 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from greeter.v1 import greeter_pb2, greeter_pb2_grpc
+
 from {{ cookiecutter.package_name }}.client.api import GreeterClient
 from {{ cookiecutter.package_name }}.client.loop import Loop, Result
 from {{ cookiecutter.package_name }}.settings import Client, Settings
-from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 
 from .processes import DEADLINE, Process, servers
 
@@ -44,15 +45,19 @@ def test_health_reflection_and_channelz_are_there_and_can_be_switched_off() -> N
             for name in ("", "greeter.v1.GreeterService"):
                 health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=DEADLINE)
                 assert health.status == health_pb2.HealthCheckResponse.SERVING
-            found = []
-            try:
-                ask = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-                listed = next(iter(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(ask, timeout=DEADLINE)))
-                found = [service.name for service in listed.list_services_response.service]
-                assert channelz_pb2_grpc.ChannelzStub(channel).GetServers(channelz_pb2.GetServersRequest(), timeout=DEADLINE).server
-            except grpc.RpcError as error:
-                assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-            assert ("greeter.v1.GreeterService" in found) is offered
+            ask = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+            reflected = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(ask, timeout=DEADLINE)
+            channelz = channelz_pb2_grpc.ChannelzStub(channel)
+            if offered:
+                assert "greeter.v1.GreeterService" in {service.name for service in next(reflected).list_services_response.service}
+                assert channelz.GetServers(channelz_pb2.GetServersRequest(), timeout=DEADLINE).server
+                continue
+            with pytest.raises(grpc.RpcError) as error:
+                next(reflected)
+            assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            with pytest.raises(grpc.RpcError) as error:
+                channelz.GetServers(channelz_pb2.GetServersRequest(), timeout=DEADLINE)
+            assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence() -> None:

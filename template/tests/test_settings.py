@@ -62,23 +62,49 @@ def test_the_environment_goes_before_the_dotenv_file_and_that_before_mounted_fil
 
 CONTRADICTIONS = [
     ({"CLIENT__KEEPALIVE__TIME": "15s"}, ["CLIENT__KEEPALIVE__TIME=15s", "SERVER__KEEPALIVE__MIN_PING_INTERVAL=10s", "raise"]),
-    ({"SERVER__KEEPALIVE__PERMIT_WITHOUT_CALLS": "false"}, ["CLIENT__KEEPALIVE__PERMIT_WITHOUT_CALLS=true", "SERVER__KEEPALIVE__PERMIT_WITHOUT_CALLS=false", "set both"]),
-    ({"CLIENT__KEEPALIVE__MAX_PINGS_WITHOUT_DATA": "2"}, ["CLIENT__KEEPALIVE__TIME=30s", "MAX_PINGS_WITHOUT_DATA=2", "set the second to 0"]),
-    ({"SERVER__MAX_CONNECTION_AGE_GRACE": "none"}, ["SERVER__MAX_CONNECTION_AGE=5m", "SERVER__MAX_CONNECTION_AGE_GRACE=none", "such as 30s"]),
+    (
+        {"SERVER__KEEPALIVE__PERMIT_WITHOUT_CALLS": "false"},
+        ["CLIENT__KEEPALIVE__PERMIT_WITHOUT_CALLS=true", "SERVER__KEEPALIVE__PERMIT_WITHOUT_CALLS=false", "set both"],
+    ),
+    (
+        {"CLIENT__KEEPALIVE__MAX_PINGS_WITHOUT_DATA": "2"},
+        ["CLIENT__KEEPALIVE__TIME=30s", "MAX_PINGS_WITHOUT_DATA=2", "set the second to 0"],
+    ),
+    (
+        {"SERVER__MAX_CONNECTION_AGE_GRACE": "none"},
+        ["SERVER__MAX_CONNECTION_AGE=5m", "SERVER__MAX_CONNECTION_AGE_GRACE=none", "such as 30s"],
+    ),
     ({"CLIENT__TIMEOUT": "31s"}, ["SERVER__MAX_CONNECTION_AGE_GRACE=30s", "CLIENT__TIMEOUT=31s", "raise"]),
     ({"SERVER__DRAIN__WAIT": "21s"}, ["SERVER__DRAIN__WAIT=21s", "SERVER__DRAIN__TERMINATION_GRACE=45s", "46s"]),
     ({"CLIENT__RETRY__ATTEMPTS": "1"}, ["CLIENT__RETRY__ATTEMPTS=1", "CLIENT__RETRY__ENABLED=true", "2 to 5"]),
     ({"CLIENT__RETRY__ATTEMPTS": "6"}, ["CLIENT__RETRY__ATTEMPTS=6", "CLIENT__RETRY__ENABLED=true", "2 to 5"]),
     ({"CLIENT__RETRY__STATUS_CODES": '["NOT_FOUND"]'}, ["NOT_FOUND", "CLIENT__RETRY__ENABLED=true", "UNAVAILABLE"]),
     ({"CLIENT__RETRY__INITIAL_BACKOFF": "2s"}, ["CLIENT__RETRY__INITIAL_BACKOFF=2s", "CLIENT__RETRY__MAX_BACKOFF=1s", "lower"]),
-    ({"SERVER__MAX_CONCURRENT_STREAMS": "100"}, ["SERVER__MAX_CONCURRENT_STREAMS=100", "SERVER__OVERLOAD_PROTECTION=true", "none"]),
-    ({"CLIENT__LOAD_BALANCING": "pick_first"}, ["CLIENT__HEALTH_CHECK=true", "CLIENT__LOAD_BALANCING=pick_first", "set the first to false"]),
+    (
+        {"SERVER__MAX_CONCURRENT_STREAMS": "100"},
+        ["SERVER__MAX_CONCURRENT_STREAMS=100", "SERVER__OVERLOAD_PROTECTION=true", "none"],
+    ),
+    (
+        {"CLIENT__LOAD_BALANCING": "pick_first"},
+        ["CLIENT__HEALTH_CHECK=true", "CLIENT__LOAD_BALANCING=pick_first", "set the first to false"],
+    ),
     ({"CLIENT__SERVICE_CONFIG": '{"retryThrottling": {"maxTokens": 10, "tokenRatio": 1}}'}, ["tokenRatio=1", "write 1.0"]),
-    ({"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"name": [{}], "timeout": "1s"}]}'}, ["timeout=1s", "CLIENT__TIMEOUT, now 2s"]),
+    (
+        {"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"name": [{}], "timeout": "1s"}]}'},
+        ["timeout=1s", "CLIENT__TIMEOUT, now 2s"],
+    ),
     ({"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"hedgingPolicy": {}}]}'}, ["hedgingPolicy", "CLIENT__RETRY__ENABLED"]),
     ({"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"retrypolicy": {}}]}'}, ["'retrypolicy'", "retryPolicy"]),
-    ({"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"retryPolicy": {"maxAttempts": 2, "initialBackoff": "1", "maxBackoff": "1s"}}]}'}, ["initialBackoff='1'", "1.5s"]),
-    ({"CLIENT__SERVICE_CONFIG": '{"healthCheckConfig": {}, "loadBalancingConfig": [{"pick_first": {}}]}'}, ["healthCheckConfig", "pick_first"]),
+    (
+        {
+            "CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"retryPolicy": {"maxAttempts": 2, "initialBackoff": "1", "maxBackoff": "1s"}}]}'
+        },
+        ["initialBackoff='1'", "1.5s"],
+    ),
+    (
+        {"CLIENT__SERVICE_CONFIG": '{"healthCheckConfig": {}, "loadBalancingConfig": [{"pick_first": {}}]}'},
+        ["healthCheckConfig", "pick_first"],
+    ),
     ({"CLIENT__SERVICE_CONFIG": "{"}, ["CLIENT__SERVICE_CONFIG cannot be read", "in JSON"]),
 ]
 

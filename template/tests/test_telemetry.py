@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -26,7 +27,7 @@ class Collector:
         collector = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802
+            def do_POST(self) -> None:
                 collector.take(self.path, self.rfile.read(int(self.headers["content-length"])), self.headers.get("token", ""))
                 self.send_response(200)
                 self.end_headers()
@@ -44,7 +45,7 @@ class Collector:
             if path == "/v1/metrics":
                 for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
                     for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
-                        points = [*metric.histogram.data_points, *metric.sum.data_points, *metric.gauge.data_points]
+                        points: list[Any] = [*metric.histogram.data_points, *metric.sum.data_points, *metric.gauge.data_points]
                         found = [{pair.key: pair.value.string_value for pair in point.attributes} for point in points]
                         self.metrics.setdefault(metric.name, []).extend(found)
             else:
@@ -75,11 +76,17 @@ def test_metrics_and_traces_of_both_sides_reach_a_collector_by_their_standard_na
         "TELEMETRY__OTLP_HEADERS": "token=hidden", "LOG__FORMAT": "json",
     }  # fmt: skip
     with servers("a", **wanted) as running:
-        client = Process("client", CLIENT__TARGET=f"static:///{running['a'][1]}", CLIENT__RATE="20", CLIENT__HEALTH_PORT="0", **wanted)
+        client = Process(
+            "client", CLIENT__TARGET=f"static:///{running['a'][1]}", CLIENT__RATE="20", CLIENT__HEALTH_PORT="0", **wanted
+        )
         try:
-            collector.wait_for("rpc.server.call.duration", "rpc.client.call.duration", "discovery.endpoints", "discovery.propagation.duration")
+            collector.wait_for(
+                "rpc.server.call.duration", "rpc.client.call.duration", "discovery.endpoints", "discovery.propagation.duration"
+            )
             with collector.received:
-                assert collector.received.wait_for(lambda: "greeter.v1.GreeterService/Greet" in " ".join(collector.spans), DEADLINE)
+                assert collector.received.wait_for(
+                    lambda: "greeter.v1.GreeterService/Greet" in " ".join(collector.spans), DEADLINE
+                )
         finally:
             client.close()
         assert not any("hidden" in line for line in [*client.lines, *running["a"][0].lines])
@@ -98,7 +105,11 @@ def test_without_an_endpoint_nothing_of_the_sdk_is_imported() -> None:
         "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))], made.server_interceptors)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(Path(__file__).parents[1] / "src")}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(Path(__file__).parents[1] / "src")},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.stdout == "[] ()\n", done.stderr
 

@@ -94,7 +94,9 @@ def _live(resolver: Resolver, stopping: threading.Event) -> int:
 def _tell(before: Status | None, now: Status, json: bool) -> None:
     old: Snapshot | None = before.snapshot if before else None
     moved = now.snapshot is not None and now.snapshot != old
-    troubled = (now.last_error, now.suspicious, now.problems) != ((before.last_error, before.suspicious, before.problems) if before else (None, None, ()))
+    troubled = (now.last_error, now.suspicious, now.problems) != (
+        (before.last_error, before.suspicious, before.problems) if before else (None, None, ())
+    )
     if json and (moved or troubled):
         print(terminal.as_json(now), flush=True)
     elif not json:
@@ -129,11 +131,18 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("target", help="such as kubernetes:///service.namespace:grpc or dns-poll:///name:50051")
         command.add_argument("--json", action="store_true", help="a line of JSON for every set")
         command.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for the first set (5)")
-        command.add_argument("--health", action=argparse.BooleanOptionalAction, default=True, help="ask servers for their health where the registry does not know it")
+        command.add_argument(
+            "--health",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="ask servers for their health where the registry does not know it",
+        )
         command.add_argument("--zone", default="", help="the zone that you are in")
         command.add_argument("--empty", default="", help="what an empty answer means: keep, fail, hold:SECONDS")
         command.add_argument("--refresh", type=float, default=5.0, help="dns-poll: seconds between questions (5)")
-        command.add_argument("--server", action="append", default=[], metavar="ADDRESS", help="dns-poll: a DNS server to ask; may be repeated")
+        command.add_argument(
+            "--server", action="append", default=[], metavar="ADDRESS", help="dns-poll: a DNS server to ask; may be repeated"
+        )
     return parser
 
 

@@ -65,7 +65,7 @@ def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
         loop.call_soon_threadsafe(event.set)
 
 
-class _Channel(grpc.aio.Channel):  # type: ignore[misc]
+class _Channel(grpc.aio.Channel):
     """gRPC's own channel, plus the lease."""
 
     def __init__(self, channel: grpc.aio.Channel, lease: Lease) -> None:

@@ -57,7 +57,9 @@ def secure_channel(
 def check_credentials(target: str, credentials: object) -> grpc.ChannelCredentials:
     """Refuse a secure channel that would not be one. Raises TargetError."""
     if not isinstance(credentials, grpc.ChannelCredentials):
-        raise TargetError(f"target '{target}': secure_channel needs grpc.ChannelCredentials, not {credentials!r}; for plaintext say insecure_channel")
+        raise TargetError(
+            f"target '{target}': secure_channel needs grpc.ChannelCredentials, not {credentials!r}; for plaintext say insecure_channel"
+        )
     return credentials
 
 
@@ -70,7 +72,9 @@ def open_target(
     names = {name for name, _ in given}
     if credentials is None and _TLS_OPTION in names:
         # gRPC would send plaintext without a word.
-        raise TargetError(f"target '{text}': the option {_TLS_OPTION} is for TLS, but insecure_channel sends plaintext; say secure_channel, or drop the option")
+        raise TargetError(
+            f"target '{text}': the option {_TLS_OPTION} is for TLS, but insecure_channel sends plaintext; say secure_channel, or drop the option"
+        )
     if not target.ours:
         if target.scheme == "xds":
             process.plane()  # the bootstrap is read once, so ours must be in it before the first xds channel
@@ -103,14 +107,14 @@ def wrap(channel: grpc.Channel, lease: Lease | None) -> grpc.Channel:
     return channel if lease is None else _Channel(channel, lease)
 
 
-class _Channel(grpc.Channel):  # type: ignore[misc]
+class _Channel(grpc.Channel):
     """gRPC's own channel, plus the lease. A stub keeps the lease alive, as it keeps gRPC's channel alive."""
 
     def __init__(self, channel: grpc.Channel, lease: Lease) -> None:
         self._channel = channel
         self._lease = lease
 
-    def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool | None = False) -> None:
+    def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
         self._lease.check()
         self._channel.subscribe(callback, try_to_connect)
 

@@ -46,6 +46,11 @@ class _DaemonThreads(Executor):
         return future
 
 
+def _daemon_threads() -> Any:
+    """gRPC takes any Executor; its type stubs say ThreadPoolExecutor."""
+    return _DaemonThreads()
+
+
 class ControlPlane:
     """One per process. Started by its constructor, ended by `close`; published sets live until `remove`.
 
@@ -60,7 +65,7 @@ class ControlPlane:
         self._targets: dict[str, TargetResources] = {}
         self._on_nack: dict[str, OnNack] = {}
         self._streams: set[_Stream] = set()
-        self._server = grpc.server(_DaemonThreads(), options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)))
+        self._server = grpc.server(_daemon_threads(), options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)))
         handler = grpc.stream_stream_rpc_method_handler(
             self._serve,
             request_deserializer=xds.DiscoveryRequest.FromString,
@@ -143,7 +148,10 @@ class ControlPlane:
         reason = f"gRPC refused {request.type_url.removeprefix(TYPE_PREFIX)}: {request.error_detail.message}"
         logger.error("%s; the last good set stays in use", reason)
         with self._lock:
-            told = [self._on_nack[name] for name in {_target_of(full_name) for full_name in request.resource_names} & self._on_nack.keys()]
+            told = [
+                self._on_nack[name]
+                for name in {_target_of(full_name) for full_name in request.resource_names} & self._on_nack.keys()
+            ]
         for on_nack in told:
             on_nack(reason)
 
@@ -227,4 +235,6 @@ def _private_directory() -> str:
         with contextlib.suppress(OSError):
             return tempfile.mkdtemp(prefix="grpc-discovery-", dir=parent)  # mode 0700
         tried.append(parent)
-    raise ControlPlaneError(f"no directory for the control plane's socket: cannot write to {', '.join(tried)}; set TMPDIR to one with a short path")
+    raise ControlPlaneError(
+        f"no directory for the control plane's socket: cannot write to {', '.join(tried)}; set TMPDIR to one with a short path"
+    )

@@ -107,7 +107,9 @@ class HealthMonitor:
 class _Watch:
     """One endpoint's stream, begun anew with backoff for as long as the endpoint is listed."""
 
-    def __init__(self, address: str, channel: grpc.Channel, service: str, backoff: Backoff, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, address: str, channel: grpc.Channel, service: str, backoff: Backoff, on_change: Callable[[], None]
+    ) -> None:
         self.health = Health.UNKNOWN
         self.thread = threading.Thread(target=self._run, name=f"discovery health {address}", daemon=True)
         self._address = address

@@ -138,9 +138,13 @@ class _Process:
 
     def resolver(self, target: Target, config: Config | None) -> Resolver:
         with self._lock:
-            found = [shared.resolver for key, shared in self._shared.items() if key.target == target and config in (None, key.config)]
+            found = [
+                shared.resolver for key, shared in self._shared.items() if key.target == target and config in (None, key.config)
+            ]
         if not found:
-            raise TargetError(f"target '{target}' has no open channel in this process; open one first, and write the target the same way")
+            raise TargetError(
+                f"target '{target}' has no open channel in this process; open one first, and write the target the same way"
+            )
         return found[-1]
 
     def statuses(self) -> list[Status]:

@@ -34,7 +34,9 @@ else:
     def observe(statuses: Callable[[], list[Status]]) -> None:
         """Report on every target of `statuses` whenever somebody collects."""
 
-        def gauge(name: str, unit: str, description: str, read: Callable[[Status], Iterable[tuple[float, dict[str, str]]]]) -> None:
+        def gauge(
+            name: str, unit: str, description: str, read: Callable[[Status], Iterable[tuple[float, dict[str, str]]]]
+        ) -> None:
             def collect(options: CallbackOptions) -> Iterable[Observation]:
                 for status in statuses():
                     for value, attributes in read(status):
@@ -50,7 +52,12 @@ else:
             _meter.create_observable_counter(name, [collect], unit=unit, description=description)
 
         gauge("discovery.endpoints", "{endpoint}", "Endpoints in the set that gRPC was given, by zone and health", _endpoints)
-        gauge("discovery.synced", "1", "1 while the source is watched, 0 while the last set is in use", lambda status: [(status.state == "synced", {})])
+        gauge(
+            "discovery.synced",
+            "1",
+            "1 while the source is watched, 0 while the last set is in use",
+            lambda status: [(int(status.state == "synced"), {})],
+        )
         count("discovery.updates", "{update}", "Sets given to gRPC", lambda status: status.pushes)
         count("discovery.restarts", "{restart}", "Times that a watch was begun anew", lambda status: status.restarts)
         count("discovery.refusals", "{refusal}", "Sets that gRPC refused (xDS NACK)", lambda status: status.nacks)

@@ -25,7 +25,9 @@ def prepare(target: Target, options: Options) -> tuple[str, Options]:
     Raises TargetError for xds where no bootstrap names a control plane (gRPC would fail every RPC instead).
     """
     if target.scheme == "xds" and not users_own(os.environ):
-        raise TargetError(f"target '{target}' needs an external xDS control plane: name its bootstrap file in {FILE}, or put the JSON in {TEXT}")
+        raise TargetError(
+            f"target '{target}' needs an external xDS control plane: name its bootstrap file in {FILE}, or put the JSON in {TEXT}"
+        )
     uri = target.text
     if target.scheme == "passthrough":
         # gRPC's C core has no passthrough resolver and would look the whole text up in DNS; one connection is what is meant.
@@ -41,7 +43,9 @@ def prepare(target: Target, options: Options) -> tuple[str, Options]:
                 if not isinstance(given, dict):
                     raise ValueError("it must be a JSON object")
             except (TypeError, ValueError) as error:
-                raise TargetError(f"the option {OPTION} cannot be read: {error}; it must be a gRPC service config in JSON") from None
+                raise TargetError(
+                    f"the option {OPTION} cannot be read: {error}; it must be a gRPC service config in JSON"
+                ) from None
     defaults = dict(_DEFAULTS[target.scheme])
     if "loadBalancingConfig" in given or "loadBalancingPolicy" in given:
         # gRPC's health checking has no effect on pick_first, and is the caller's choice for the others.

@@ -169,9 +169,7 @@ class Resolver:
             if self._received is None or self._received.endpoints:
                 self._empty_since = now
             self._received = snapshot
-            self._status = replace(
-                self._status, state="synced", synced_at=now, last_error=None, problems=snapshot.problems
-            )
+            self._status = replace(self._status, state="synced", synced_at=now, last_error=None, problems=snapshot.problems)
             if snapshot.endpoints:
                 self._status = replace(self._status, suspicious=None)
         self.reconsider()

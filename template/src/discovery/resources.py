@@ -151,7 +151,9 @@ class TargetResources:
         divisor = math.ceil(sum(weights.values()) / UNLIMITED)  # the sum must fit 32 bits (gRFC A28)
         clusters = xds.WeightedCluster(
             clusters=[
-                xds.ClusterWeight(name=resource_name(CLUSTER, self._part_name(part)), weight=UInt32Value(value=max(1, weight // divisor)))
+                xds.ClusterWeight(
+                    name=resource_name(CLUSTER, self._part_name(part)), weight=UInt32Value(value=max(1, weight // divisor))
+                )
                 for part, weight in sorted(weights.items())
             ]
         )
@@ -177,7 +179,9 @@ class TargetResources:
 
 
 def _alike(weights: Mapping[int, int], routed: Mapping[int, int]) -> bool:
-    return weights.keys() == routed.keys() and all(abs(weight - routed[part]) <= TOLERANCE * routed[part] for part, weight in weights.items())
+    return weights.keys() == routed.keys() and all(
+        abs(weight - routed[part]) <= TOLERANCE * routed[part] for part, weight in weights.items()
+    )
 
 
 def _routes(service_config: ServiceConfig, clusters: xds.WeightedCluster) -> list[xds.Route]:
@@ -190,7 +194,9 @@ def _routes(service_config: ServiceConfig, clusters: xds.WeightedCluster) -> lis
     for rule in service_config.rules:
         whole = bool(rule.path) and not rule.path.endswith("/")
         match = xds.RouteMatch(path=rule.path) if whole else xds.RouteMatch(prefix=rule.path)
-        routes.append(xds.Route(match=match, route=xds.RouteAction(weighted_clusters=clusters, retry_policy=_retry_policy(rule.retry))))
+        routes.append(
+            xds.Route(match=match, route=xds.RouteAction(weighted_clusters=clusters, retry_policy=_retry_policy(rule.retry)))
+        )
     return [*routes, xds.Route(match=xds.RouteMatch(prefix=""), route=plain)]
 
 

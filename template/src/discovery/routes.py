@@ -74,9 +74,13 @@ def read_service_config(options: Sequence[tuple[str, Any]]) -> ServiceConfig:
     except TargetError:
         raise
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise TargetError(f"the option {OPTION} cannot be read: {type(error).__name__}: {error}; it must be a gRPC service config in JSON") from None
+        raise TargetError(
+            f"the option {OPTION} cannot be read: {type(error).__name__}: {error}; it must be a gRPC service config in JSON"
+        ) from None
     # A longer path is the closer match; gRPC takes the first route that fits.
-    return ServiceConfig(tuple(sorted(rules, key=lambda rule: (rule.path.endswith("/") or not rule.path, -len(rule.path)))), health)
+    return ServiceConfig(
+        tuple(sorted(rules, key=lambda rule: (rule.path.endswith("/") or not rule.path, -len(rule.path)))), health
+    )
 
 
 def _rules(method: Mapping[str, Any]) -> list[Rule]:
@@ -103,7 +107,9 @@ def _retry(policy: Mapping[str, Any]) -> Retry | None:
     codes = [_NUMBERS.get(code, str(code)) if isinstance(code, int) else code.upper() for code in policy["retryableStatusCodes"]]
     for code in codes:
         if code not in RETRY_ON:
-            logger.warning("the service config's retryable code %s has no effect on discovery's targets: xDS cannot retry on it", code)
+            logger.warning(
+                "the service config's retryable code %s has no effect on discovery's targets: xDS cannot retry on it", code
+            )
     on = tuple(sorted(RETRY_ON[code] for code in codes if code in RETRY_ON))
     initial = max(SMALLEST_BACKOFF, _seconds(policy["initialBackoff"]))
     return Retry(min(attempts, 5), on, initial, max(initial, _seconds(policy["maxBackoff"]))) if on else None
@@ -117,8 +123,14 @@ def _seconds(text: str) -> float:
 
 
 def _warn(config: Mapping[str, Any]) -> None:
-    named = [name for entry in config.get("loadBalancingConfig", ()) for name in entry] or [config.get("loadBalancingPolicy", "round_robin")]
+    named = [name for entry in config.get("loadBalancingConfig", ()) for name in entry] or [
+        config.get("loadBalancingPolicy", "round_robin")
+    ]
     if named[0] != "round_robin":
-        logger.warning("the service config's balancing policy %s has no effect on discovery's targets: they use round_robin", named[0])
+        logger.warning(
+            "the service config's balancing policy %s has no effect on discovery's targets: they use round_robin", named[0]
+        )
     if "retryThrottling" in config:
-        logger.debug("the service config's retryThrottling has no effect under xDS; calls with metadata %s: %s are not retried", *NO_RETRY)
+        logger.debug(
+            "the service config's retryThrottling has no effect under xDS; calls with metadata %s: %s are not retried", *NO_RETRY
+        )

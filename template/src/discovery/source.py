@@ -61,6 +61,8 @@ def open_source(target: Target, config: Config) -> Source:
                 f"target '{target}': this copy of {__package__} was made without sources/{module_name}.py; "
                 f"add the file, or take another scheme"
             ) from None
-        raise TargetError(f"target '{target}' needs the library {library or error.name}: pip install {library or error.name}") from None
+        raise TargetError(
+            f"target '{target}' needs the library {library or error.name}: pip install {library or error.name}"
+        ) from None
     build: Callable[[Target, Config], Source] = module.open_source
     return build(target, config)

@@ -100,10 +100,14 @@ def _kubernetes(text: str, scheme: str, rest: str) -> Target:
     service, *others = host.removesuffix(".").split(".")
     namespace = others[0] if others else ""
     if len(others) > 1 and others[1] != "svc":
-        raise TargetError(f"target '{text}': after service and namespace only 'svc' and the cluster's suffix may follow, as in {example}")
+        raise TargetError(
+            f"target '{text}': after service and namespace only 'svc' and the cluster's suffix may follow, as in {example}"
+        )
     for what, label in (("service", service), ("namespace", namespace)):
         if (label or what == "service" or others) and not _KUBERNETES_LABEL.fullmatch(label):
-            raise TargetError(f"target '{text}': '{label}' is no {what} name (lower-case letters, digits, '-'); write for example {example}")
+            raise TargetError(
+                f"target '{text}': '{label}' is no {what} name (lower-case letters, digits, '-'); write for example {example}"
+            )
     return Target(text, scheme, service, namespace, port)
 
 
@@ -138,7 +142,9 @@ def _check_port(text: str, colon: str, port: str, *, named: bool) -> None:
 def _named(text: str, scheme: str, rest: str) -> Target:
     name = _path(text, scheme, rest, f"{scheme}:///greeter")
     if name.startswith("/") or name.endswith("/") or "//" in name:
-        raise TargetError(f"target '{text}': the name '{name}' must not begin or end with '/' nor hold '//'; write {scheme}:///greeter")
+        raise TargetError(
+            f"target '{text}': the name '{name}' must not begin or end with '/' nor hold '//'; write {scheme}:///greeter"
+        )
     return Target(text, scheme, name)
 
 

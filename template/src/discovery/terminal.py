@@ -21,7 +21,12 @@ COLUMNS: tuple[tuple[str, Callable[[Endpoint], str]], ...] = (
 def as_json(status: Status) -> str:
     """One line of JSON: the target, its state, and every endpoint."""
     listed = [{**endpoint._asdict(), "health": endpoint.health.name.lower()} for endpoint in _sorted(status.snapshot)]
-    facts: dict[str, Any] = {"target": status.target, "state": status.state, "endpoints": listed, "problems": list(status.problems)}
+    facts: dict[str, Any] = {
+        "target": status.target,
+        "state": status.state,
+        "endpoints": listed,
+        "problems": list(status.problems),
+    }
     if status.last_error:
         facts["error"] = status.last_error
     return json.dumps(facts)

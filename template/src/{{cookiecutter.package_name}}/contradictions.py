@@ -106,7 +106,9 @@ def _service_config(settings: "Settings") -> Iterator[str]:
     try:
         config: dict[str, Any] = json.loads(given)
         methods: list[dict[str, Any]] = config.get("methodConfig", [])
-        yield from _unknown(name, config, {"methodConfig", "loadBalancingConfig", "loadBalancingPolicy", "retryThrottling", "healthCheckConfig"})
+        yield from _unknown(
+            name, config, {"methodConfig", "loadBalancingConfig", "loadBalancingPolicy", "retryThrottling", "healthCheckConfig"}
+        )
         ratio = config.get("retryThrottling", {}).get("tokenRatio")
         if isinstance(ratio, int):
             yield f"{name} has retryThrottling.tokenRatio={ratio}, which gRPC reads as {ratio / 1000:g}; write {float(ratio)}"
@@ -126,7 +128,9 @@ def _service_config(settings: "Settings") -> Iterator[str]:
 def _retry_policy(name: str, policy: dict[str, Any] | None) -> Iterator[str]:
     if policy is None:
         return
-    yield from _unknown(name, policy, {"maxAttempts", "initialBackoff", "maxBackoff", "backoffMultiplier", "retryableStatusCodes"})
+    yield from _unknown(
+        name, policy, {"maxAttempts", "initialBackoff", "maxBackoff", "backoffMultiplier", "retryableStatusCodes"}
+    )
     attempts = policy.get("maxAttempts")
     if not isinstance(attempts, int) or not 2 <= attempts <= 5:
         yield f"{name} has retryPolicy.maxAttempts={attempts!r}; gRPC makes 2 to 5: write one of these"

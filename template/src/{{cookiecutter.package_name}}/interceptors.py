@@ -9,6 +9,9 @@ import grpc
 import grpc.aio
 from opentelemetry import metrics
 
+Context = Any
+"""grpc.aio.ServicerContext, whose type stub wants the messages' types; an interceptor sees all of them."""
+
 _BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]  # as the conventions advise
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
@@ -23,27 +26,25 @@ def _attributes(method: str, code: str) -> dict[str, str]:
     return {"rpc.system.name": "grpc", "rpc.method": method.removeprefix("/"), "rpc.response.status_code": code}
 
 
-class ServerMetrics(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class ServerMetrics(grpc.aio.ServerInterceptor):
     """Times the calls of a server. A handler is wrapped once and kept, so that a call costs two clock readings."""
 
     def __init__(self) -> None:
         self._histogram = _histogram("server")
         self._wrapped: dict[str, tuple[Any, Any]] = {}
 
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]], details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler:
-        handler: Any = await continuation(details)
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        handler: Any = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler
-        method: str = details.method
+        method: str = handler_call_details.method
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             known = self._wrapped[method] = (handler, self._wrap(method, handler))
         return known[1]
 
     def _wrap(self, method: str, handler: Any) -> Any:
-        def record(context: grpc.aio.ServicerContext, started: float, failed: bool) -> None:
+        def record(context: Context, started: float, failed: bool) -> None:
             code = context.code()
             number = code.value[0] if isinstance(code, grpc.StatusCode) else code
             name = _NAMES.get(number, "UNKNOWN") if number else "UNKNOWN" if failed else "OK"
@@ -52,7 +53,7 @@ class ServerMetrics(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler.response_streaming:
             answers = handler.unary_stream
 
-            async def streamed(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            async def streamed(request: Any, context: Context) -> AsyncIterator[Any]:
                 started, failed = time.perf_counter(), True
                 try:
                     async for answer in answers(request, context):
@@ -65,7 +66,7 @@ class ServerMetrics(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         answer_one = handler.unary_unary
 
-        async def answered(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        async def answered(request: Any, context: Context) -> Any:
             started, failed = time.perf_counter(), True
             try:
                 answer = await answer_one(request, context)
@@ -108,16 +109,20 @@ class _Timed:
         self._histogram.record(elapsed, _attributes(method, (await call.code()).name))
 
 
-class _ClientUnary(_Timed, grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
-    async def intercept_unary_unary(self, continuation: Callable[..., Awaitable[Any]], details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+class _ClientUnary(_Timed, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self, continuation: Callable[..., Awaitable[Any]], details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
         started = time.perf_counter()
         call = await continuation(details, request)
         self._observe(call, details, started)
         return call
 
 
-class _ClientStream(_Timed, grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
-    async def intercept_unary_stream(self, continuation: Callable[..., Awaitable[Any]], details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+class _ClientStream(_Timed, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(
+        self, continuation: Callable[..., Awaitable[Any]], details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
         started = time.perf_counter()
         call = await continuation(details, request)
         self._observe(call, details, started)

@@ -173,7 +173,12 @@ class Settings(BaseSettings):
     """All of it."""
 
     model_config = SettingsConfigDict(
-        env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True, env_parse_none_str="none", nested_model_default_partial_update=True
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_parse_none_str="none",
+        nested_model_default_partial_update=True,
     )
 
     server: Server = Server()

@@ -26,7 +26,11 @@ def load() -> Settings:
 def sentences(error: ValidationError) -> Iterator[str]:
     """What is wrong, a sentence each, with the name that the user wrote."""
     for mistake in error.errors():
-        names = [str(part).upper() for part in mistake["loc"] if isinstance(part, str) and not part.startswith(("function-", "constrained-"))]
+        names = [
+            str(part).upper()
+            for part in mistake["loc"]
+            if isinstance(part, str) and not part.startswith(("function-", "constrained-"))
+        ]
         if not names:
             yield from str(mistake["ctx"]["error"]).splitlines()
         elif mistake["type"] == "extra_forbidden":

@@ -56,7 +56,7 @@ def configure(settings: Settings, role: str) -> Telemetry:
         from opentelemetry import metrics, trace
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor
+        from opentelemetry.instrumentation import grpc as traced
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
         from opentelemetry.sdk.resources import Resource
@@ -64,7 +64,10 @@ def configure(settings: Settings, role: str) -> Telemetry:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
     except ModuleNotFoundError as error:
-        print(f"settings: TELEMETRY__OTLP_ENDPOINT={endpoint} needs {error.name}, which is not installed: install the extra 'otlp', or set it to none", file=sys.stderr)
+        print(
+            f"settings: TELEMETRY__OTLP_ENDPOINT={endpoint} needs {error.name}, which is not installed: install the extra 'otlp', or set it to none",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
 
     from .interceptors import ClientMetrics, ServerMetrics
@@ -72,7 +75,9 @@ def configure(settings: Settings, role: str) -> Telemetry:
     secret = settings.telemetry.otlp_headers
     headers = dict(pair.split("=", 1) for pair in secret.get_secret_value().split(",")) if secret else None
     base = endpoint.rstrip("/")
-    resource = Resource.create({"service.name": f"{settings.telemetry.service_name}-{role}", "service.instance.id": settings.server.name})
+    resource = Resource.create(
+        {"service.name": f"{settings.telemetry.service_name}-{role}", "service.instance.id": settings.server.name}
+    )
     reader = PeriodicExportingMetricReader(
         OTLPMetricExporter(f"{base}/v1/metrics", headers=headers), export_interval_millis=settings.telemetry.interval * 1000
     )
@@ -86,5 +91,8 @@ def configure(settings: Settings, role: str) -> Telemetry:
         tracers.shutdown()
         meters.shutdown(timeout_millis=5000)
 
-    client: list[Any] = [*aio_client_interceptors(), *ClientMetrics.all()]
-    return Telemetry([aio_server_interceptor(), ServerMetrics()], client, shutdown)
+    # The library has no types of its own.
+    trace_client: Any = traced.aio_client_interceptors
+    trace_server: Any = traced.aio_server_interceptor
+    client: list[Any] = [*trace_client(), *ClientMetrics.all()]
+    return Telemetry([trace_server(), ServerMetrics()], client, shutdown)

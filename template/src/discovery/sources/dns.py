@@ -7,7 +7,7 @@ pod with an IPv4 and an IPv6 address is two endpoints here: DNS does not say tha
 import ipaddress
 import threading
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import dns.exception
 import dns.nameserver
@@ -66,7 +66,7 @@ class DnsSource:
             for endpoint in self._addresses(str(record.target), record.port, max(1, record.weight))
         ]
 
-    def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> list[dns.rdata.Rdata]:
+    def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> list[Any]:
         # A name that begins without a search list in mind ends with a dot; others go through resolv.conf's.
         try:
             return list(self._resolver.resolve(name, kind, raise_on_no_answer=False, search=not name.endswith(".")).rrset or ())
@@ -75,7 +75,9 @@ class DnsSource:
         except (dns.exception.DNSException, OSError) as error:
             servers = ", ".join(str(server) for server in self._resolver.nameservers) or "none"
             kind_text = dns.rdatatype.to_text(kind)
-            raise SourceError(f"the {kind_text} records of '{name}' cannot be read from DNS ({servers}) within {self._settings.timeout:g} s: {_reason(error)}") from None
+            raise SourceError(
+                f"the {kind_text} records of '{name}' cannot be read from DNS ({servers}) within {self._settings.timeout:g} s: {_reason(error)}"
+            ) from None
 
 
 def _reason(error: Exception) -> str:
@@ -111,7 +113,9 @@ def _server(target: Target, text: str) -> dns.nameserver.Nameserver:
             host, port = parse_authority(text)
             ipaddress.ip_address(host)
         except ValueError:
-            raise TargetError(f"target '{target}': the DNS server '{text}' must be an IP address, or address:port as in 10.96.0.10:53") from None
+            raise TargetError(
+                f"target '{target}': the DNS server '{text}' must be an IP address, or address:port as in 10.96.0.10:53"
+            ) from None
     return dns.nameserver.Do53Nameserver(host, port)
 
 

@@ -76,7 +76,8 @@ class ManualSource:
         seen = 0
         while True:
             with self._board.changed:
-                self._board.changed.wait_for(lambda: self._closed or self._board.version > seen)
+                while not self._closed and self._board.version <= seen:
+                    self._board.changed.wait()
                 if self._closed:
                     return
                 seen, snapshot = self._board.version, self._board.snapshot

@@ -50,7 +50,9 @@ class Server:
         self.zone = Zone()
         self.port = port or _free_port()
         quiet = DNSLogger(log="-request,-reply,-truncated,-error,-recv,-send,-data", logf=lambda line: None)
-        self._servers = [DNSServer(self.zone, port=self.port, address="127.0.0.1", tcp=tcp, logger=quiet) for tcp in (False, True)]
+        self._servers = [
+            DNSServer(self.zone, port=self.port, address="127.0.0.1", tcp=tcp, logger=quiet) for tcp in (False, True)
+        ]
         for server in self._servers:
             server.server.handle_error = lambda request, address: None  # a silent zone is no error worth a traceback
             server.start_thread()

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-
 import grpc
 from google.protobuf.any_pb2 import Any
 
-from ..control_plane import _DaemonThreads
+from ..control_plane import _daemon_threads
 from ..resources import ASSIGNMENT, CLUSTER, LISTENER, TYPE_PREFIX, TargetResources, pack
 from ..routes import ServiceConfig
 from ..snapshot import Endpoint, Snapshot, parse_authority
@@ -30,17 +29,27 @@ class ExternalPlane:
         cluster = xds.Cluster(
             name="cluster",
             type=xds.DISCOVERY_TYPE_EDS,
-            eds_cluster_config=xds.EdsClusterConfig(eds_config=xds.ConfigSource(ads=xds.AggregatedConfigSource()), service_name="cluster"),
+            eds_cluster_config=xds.EdsClusterConfig(
+                eds_config=xds.ConfigSource(ads=xds.AggregatedConfigSource()), service_name="cluster"
+            ),
         )
         assignment = xds.ClusterLoadAssignment.FromString(next(iter(resources.assignments.values())).body.value)
         assignment.cluster_name = "cluster"
-        self._bodies = {LISTENER: pack(LISTENER, listener), CLUSTER: pack(CLUSTER, cluster), ASSIGNMENT: pack(ASSIGNMENT, assignment)}
-        self._server = grpc.server(_DaemonThreads(), options=(("grpc.so_reuseport", 0),))
+        self._bodies = {
+            LISTENER: pack(LISTENER, listener),
+            CLUSTER: pack(CLUSTER, cluster),
+            ASSIGNMENT: pack(ASSIGNMENT, assignment),
+        }
+        self._server = grpc.server(_daemon_threads(), options=(("grpc.so_reuseport", 0),))
         handler = grpc.stream_stream_rpc_method_handler(
-            self._serve, request_deserializer=xds.DiscoveryRequest.FromString, response_serializer=xds.DiscoveryResponse.SerializeToString
+            self._serve,
+            request_deserializer=xds.DiscoveryRequest.FromString,
+            response_serializer=xds.DiscoveryResponse.SerializeToString,
         )
         service = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"StreamAggregatedResources": handler}),))
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {"StreamAggregatedResources": handler}),)
+        )
         self.uri = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 

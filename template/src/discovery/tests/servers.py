@@ -6,8 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
+import grpc.aio
 
 METHOD = "/test.Echo/Who"
 STREAM = "/test.Echo/Follow"
@@ -18,14 +20,16 @@ DEADLINE = 20.0
 class Server:
     """One server. `behave` is called for every unary call and may abort it; `seen` counts the calls that arrived."""
 
-    def __init__(self, name: str, address: str = "127.0.0.1:0", behave: Callable[[grpc.ServicerContext], None] | None = None) -> None:
+    def __init__(
+        self, name: str, address: str = "127.0.0.1:0", behave: Callable[[grpc.ServicerContext], None] | None = None
+    ) -> None:
         self.name = name
         self.seen = 0
         self._behave = behave
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(32), options=(("grpc.so_reuseport", 0),))
-        handlers = {
+        handlers: dict[str, Any] = {
             "Who": grpc.unary_unary_rpc_method_handler(self._who),
             "Follow": grpc.unary_stream_rpc_method_handler(self._follow),
         }
@@ -62,14 +66,24 @@ def servers(*names: str) -> Iterator[dict[str, Server]]:
             server.stop()
 
 
+def unary(channel: grpc.Channel | grpc.aio.Channel) -> Any:
+    """The unary method of a channel."""
+    return channel.unary_unary(METHOD)
+
+
+def streaming(channel: grpc.Channel | grpc.aio.Channel) -> Any:
+    """The method of a channel that answers with a stream."""
+    return channel.unary_stream(STREAM)
+
+
 def who(channel: grpc.Channel, **kwargs: object) -> str:
     """Who answers one call."""
-    return str(channel.unary_unary(METHOD)(b"", timeout=DEADLINE, **kwargs).decode())
+    return str(unary(channel)(b"", timeout=DEADLINE, **kwargs).decode())
 
 
 def share(channel: grpc.Channel, calls: int = 300) -> Counter[str]:
     """Who answers how many of `calls`."""
-    call = channel.unary_unary(METHOD)
+    call = unary(channel)
     return Counter(call(b"", timeout=DEADLINE).decode() for _ in range(calls))
 
 

@@ -11,10 +11,22 @@ import grpc
 import grpc.aio
 import pytest
 
-from .. import Config, Endpoint, Health, Manual, NotSyncedError, TargetError, aio, insecure_channel, secure_channel, status, wait_until_synced
+from .. import (
+    Config,
+    Endpoint,
+    Health,
+    Manual,
+    NotSyncedError,
+    TargetError,
+    aio,
+    insecure_channel,
+    secure_channel,
+    status,
+    wait_until_synced,
+)
 from ..lifetime import process
 from ..routes import NO_RETRY
-from .servers import DEADLINE, METHOD, STREAM, Server, servers, share, until, who
+from .servers import DEADLINE, Server, servers, share, streaming, unary, until, who
 
 RETRY = (
     '{"methodConfig": [{"name": [{"service": "test.Echo"}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.01s",'
@@ -53,7 +65,7 @@ def test_calls_are_spread_evenly_and_follow_every_change(manual: Manual) -> None
 def test_the_same_in_grpc_aio(manual: Manual) -> None:
     """One core serves both; interceptors of the caller's stay in force."""
 
-    class Count(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    class Count(grpc.aio.UnaryUnaryClientInterceptor):
         calls = 0
 
         async def intercept_unary_unary(self, continuation, details, request):  # type: ignore[no-untyped-def]
@@ -68,10 +80,10 @@ def test_the_same_in_grpc_aio(manual: Manual) -> None:
             manual.set([running["a"].address, running["b"].address])
             await waiting
             await channel.channel_ready()
-            call = channel.unary_unary(METHOD)
+            call = unary(channel)
             answers = Counter([await call(b"", timeout=DEADLINE) for _ in range(100)])
             assert count.calls == 100
-            async for message in channel.unary_stream(STREAM)(b"", timeout=DEADLINE):
+            async for message in streaming(channel)(b"", timeout=DEADLINE):
                 assert message in (b"a", b"b")
                 break
             return answers
@@ -96,7 +108,7 @@ def test_waiting_for_a_first_set_in_aio_ends_with_the_reason(manual: Manual) -> 
 def test_a_call_made_before_the_first_set_waits_for_it(manual: Manual) -> None:
     """A client may start before any server is known."""
     with servers("a") as running, insecure_channel(manual.target) as channel:
-        answer = channel.unary_unary(METHOD).future(b"", timeout=DEADLINE)
+        answer = unary(channel).future(b"", timeout=DEADLINE)
         manual.set([running["a"].address])
         assert answer.result() == b"a"
 
@@ -107,7 +119,7 @@ def test_an_empty_set_fails_calls_at_once_and_heals(manual: Manual) -> None:
         manual.set([])
         wait_until_synced(manual.target, DEADLINE)
         with pytest.raises(grpc.RpcError) as error:
-            channel.unary_unary(METHOD)(b"", timeout=DEADLINE)
+            unary(channel)(b"", timeout=DEADLINE)
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
         manual.set([running["a"].address])
         assert who(channel, wait_for_ready=True) == "a"
@@ -117,7 +129,7 @@ def test_a_stream_in_flight_survives_the_removal_of_its_server(manual: Manual) -
     """Only new calls go elsewhere."""
     with servers("a", "b") as running, insecure_channel(manual.target) as channel:
         manual.set([running["a"].address])
-        stream = channel.unary_stream(STREAM)(b"", timeout=DEADLINE)
+        stream = streaming(channel)(b"", timeout=DEADLINE)
         assert next(stream) == b"a"
         manual.set([running["b"].address])
         until(lambda: who(channel) == "b")
@@ -153,7 +165,7 @@ def test_targets_in_one_process_do_not_mix(manual: Manual) -> None:
 def test_a_channel_that_is_forgotten_is_given_back_and_a_stub_keeps_it(manual: Manual) -> None:
     """As with gRPC: a stub alone keeps its channel at work."""
     with servers("a") as running:
-        call = insecure_channel(manual.target).unary_unary(METHOD)
+        call = unary(insecure_channel(manual.target))
         manual.set([running["a"].address])
         gc.collect()
         assert call(b"", timeout=DEADLINE) == b"a"
@@ -170,8 +182,8 @@ def test_a_service_config_keeps_its_retries(manual: Manual) -> None:
     try:
         with insecure_channel(manual.target, options=[("grpc.service_config", RETRY)]) as channel:
             manual.set([server.address])
-            call = channel.unary_unary(METHOD)
-            for metadata, attempts in ((None, 4), ([NO_RETRY], 1)):
+            call = unary(channel)
+            for metadata, attempts in ((None, 4), ((NO_RETRY,), 1)):
                 server.seen = 0
                 with pytest.raises(grpc.RpcError):
                     call(b"", timeout=DEADLINE, metadata=metadata)
@@ -188,13 +200,16 @@ def test_channels_with_other_retries_share_the_source_but_not_the_routes(manual:
 
     server = Server("bad", behave=fail)
     try:
-        with insecure_channel(manual.target, options=[("grpc.service_config", RETRY)]) as retrying, insecure_channel(manual.target) as plain:
+        with (
+            insecure_channel(manual.target, options=[("grpc.service_config", RETRY)]) as retrying,
+            insecure_channel(manual.target) as plain,
+        ):
             manual.set([server.address])
             assert len(process.statuses()) == 1
             for channel, attempts in ((retrying, 4), (plain, 1)):
                 server.seen = 0
                 with pytest.raises(grpc.RpcError):
-                    channel.unary_unary(METHOD)(b"", timeout=DEADLINE)
+                    unary(channel)(b"", timeout=DEADLINE)
                 assert server.seen == attempts
     finally:
         server.stop()
@@ -217,14 +232,19 @@ def test_a_draining_server_serves_only_when_nothing_better_is_left(manual: Manua
 def test_weights_are_shares(manual: Manual) -> None:
     """gRPC's round_robin knows no weights of endpoints; localities carry them."""
     with servers("light", "heavy") as running, insecure_channel(manual.target) as channel:
-        manual.set([Endpoint("127.0.0.1", running["light"].port, weight=1), Endpoint("127.0.0.1", running["heavy"].port, weight=9)])
+        manual.set(
+            [Endpoint("127.0.0.1", running["light"].port, weight=1), Endpoint("127.0.0.1", running["heavy"].port, weight=9)]
+        )
         counted = share(channel, 1000)
         assert 40 <= counted["light"] <= 200
 
 
 def test_the_own_zone_is_preferred_and_left_when_it_dies_or_grows_too_small(manual: Manual) -> None:
     """Zones are priorities, and one priority when too few locals are left to carry a zone's clients."""
-    with servers("near", "far", "far2", "far3", "far4") as running, insecure_channel(manual.target, config=Config(zone="z1")) as channel:
+    with (
+        servers("near", "far", "far2", "far3", "far4") as running,
+        insecure_channel(manual.target, config=Config(zone="z1")) as channel,
+    ):
         near = Endpoint("127.0.0.1", running["near"].port, zone="z1")
         far = [Endpoint("127.0.0.1", running[name].port, zone="z2") for name in ("far", "far2", "far3", "far4")]
         manual.set([near, far[0]])
@@ -259,7 +279,7 @@ def test_authority_is_the_service_and_the_caller_may_choose_another(manual: Manu
     seen: list[str] = []
 
     def look(context: grpc.ServicerContext) -> None:
-        seen.append(context._rpc_event.call_details.host.decode())  # gRPC has no public word for it
+        seen.append(context._rpc_event.call_details.host.decode())  # type: ignore[attr-defined]  # gRPC has no public word for it
 
     server = Server("a", behave=look)
     try:
@@ -279,7 +299,10 @@ def test_authority_is_the_service_and_the_caller_may_choose_another(manual: Manu
         (lambda: insecure_channel(""), "the target is empty"),
         (lambda: insecure_channel("manual:///"), "names nothing"),
         (lambda: aio.insecure_channel("consul:///x"), "scheme 'consul' is unknown"),
-        (lambda: insecure_channel("manual:///x", options=[("grpc.service_config", "{")]), "must be a gRPC service config in JSON"),
+        (
+            lambda: insecure_channel("manual:///x", options=[("grpc.service_config", "{")]),
+            "must be a gRPC service config in JSON",
+        ),
         (lambda: insecure_channel("manual:///x", options=[("grpc.ssl_target_name_override", "x")]), "sends plaintext"),
         (lambda: secure_channel("manual:///x", None), "secure_channel needs grpc.ChannelCredentials"),  # type: ignore[arg-type]
         (lambda: status("manual:///nobody"), "has no open channel in this process"),
@@ -300,4 +323,5 @@ def test_a_bad_entry_is_refused_whole(manual: Manual) -> None:
     with insecure_channel(manual.target):
         wait_until_synced(manual.target, DEADLINE)
         snapshot = status(manual.target).snapshot
-    assert snapshot is not None and len(snapshot) == 1
+    assert snapshot is not None
+    assert len(snapshot) == 1

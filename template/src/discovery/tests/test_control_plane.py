@@ -5,6 +5,7 @@ import queue
 import stat
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -15,7 +16,7 @@ from ..routes import ServiceConfig
 from ..snapshot import Endpoint, Snapshot
 from ..wire import xds_pb2 as xds
 from .fakes import snapshot
-from .servers import DEADLINE, until
+from .servers import DEADLINE, unary, until
 
 
 class Client:
@@ -49,7 +50,7 @@ class Client:
         """The next answer: its type, and the sorted values of its resources' name fields."""
         found = self._answers.get(timeout=DEADLINE)
         kind = found.type_url.removeprefix(TYPE_PREFIX)
-        reader = {LISTENER: xds.Listener, CLUSTER: xds.Cluster, ASSIGNMENT: xds.ClusterLoadAssignment}[kind]
+        reader: Any = {LISTENER: xds.Listener, CLUSTER: xds.Cluster, ASSIGNMENT: xds.ClusterLoadAssignment}[kind]
         messages = [reader.FromString(body.value) for body in found.resources]
         names = [message.cluster_name if isinstance(message, xds.ClusterLoadAssignment) else message.name for message in messages]
         return kind, sorted(name.removeprefix(resource_name(kind, "")) for name in names)
@@ -155,7 +156,9 @@ def test_a_target_that_comes_back_is_sent_even_to_an_old_stream(plane: ControlPl
     assert client.answer() == (ASSIGNMENT, ["a/1-0"])
 
 
-def test_a_refusal_is_logged_and_reported_to_its_target_only(plane: ControlPlane, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_is_logged_and_reported_to_its_target_only(
+    plane: ControlPlane, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     """gRPC keeps the set before; so do we."""
     refusals: dict[str, list[str]] = {"a": [], "b": []}
     for name, told in refusals.items():
@@ -186,7 +189,9 @@ def test_the_socket_lies_where_no_other_user_can_reach_it(plane: ControlPlane) -
     assert not os.path.exists(directory)
 
 
-def test_a_long_or_unusable_temporary_directory_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_long_or_unusable_temporary_directory_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """A socket's path holds about a hundred bytes; a container may have no writable temporary directory."""
     for unusable in (str(tmp_path_factory.mktemp("x" * 110)), "/nowhere"):
         monkeypatch.setenv("TMPDIR", unusable)
@@ -206,7 +211,7 @@ def test_gRPC_refuses_a_bad_first_set_and_the_target_learns_of_it() -> None:  # 
             manual._board.version += 1
             manual._board.changed.notify_all()
         with pytest.raises(grpc.RpcError):
-            channel.unary_unary("/test.Echo/Who")(b"", timeout=DEADLINE)
+            unary(channel)(b"", timeout=DEADLINE)
         until(lambda: status(manual.target).nacks > 0)
         told = status(manual.target)
     assert "no-address" in (told.last_nack or "")

@@ -16,7 +16,7 @@ from .servers import DEADLINE, Server, share, until
 pytest.importorskip("dns", reason="sources/dns.py needs dnspython: pip install dnspython")
 pytest.importorskip("dnslib", reason="the DNS tests need dnslib: pip install dnslib")
 
-from . import dns_server  # noqa: E402
+from . import dns_server
 
 NAME = "pods.test."
 
@@ -29,7 +29,11 @@ def server() -> Iterator[dns_server.Server]:
 
 
 def config(server: dns_server.Server, **kwargs: float) -> Config:
-    return Config(coalesce=0, health=None, dns=Dns(servers=(server.address,), refresh=kwargs.get("refresh", 0.05), timeout=kwargs.get("timeout", 1.0)))
+    return Config(
+        coalesce=0,
+        health=None,
+        dns=Dns(servers=(server.address,), refresh=kwargs.get("refresh", 0.05), timeout=kwargs.get("timeout", 1.0)),
+    )
 
 
 def first(server: dns_server.Server, target: str) -> Snapshot:
@@ -82,7 +86,9 @@ def test_an_unknown_name_and_one_without_records_are_empty_sets(server: dns_serv
 
 @pytest.mark.parametrize("family", ["A", "AAAA", "*"])
 @pytest.mark.parametrize("code", ["SERVFAIL", "REFUSED"])
-def test_a_failed_question_is_an_error_even_if_the_other_family_answers(server: dns_server.Server, family: str, code: str) -> None:
+def test_a_failed_question_is_an_error_even_if_the_other_family_answers(
+    server: dns_server.Server, family: str, code: str
+) -> None:
     """Half an answer would take away endpoints that live."""
     server.zone.set(NAME, "A 127.0.0.1", "AAAA ::1")
     server.zone.rcode[family] = code
@@ -149,7 +155,9 @@ def test_changes_are_seen_at_the_next_question_and_only_changes_are_passed_on(se
 
 
 @pytest.mark.parametrize("fault", ["SERVFAIL", "NXDOMAIN", "gone", "silent", "down"])
-def test_the_last_set_stays_whatever_happens_to_dns_and_what_changed_is_seen_afterwards(server: dns_server.Server, fault: str) -> None:
+def test_the_last_set_stays_whatever_happens_to_dns_and_what_changed_is_seen_afterwards(
+    server: dns_server.Server, fault: str
+) -> None:
     """The default: a name server that was just restarted must not stop all traffic."""
     server.zone.set(NAME, "A 127.0.0.1")
     run = Run(server, config(server, timeout=0.2))

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -12,9 +13,13 @@ from ..config import Backoff
 from ..health import LIMIT, HealthMonitor
 from ..snapshot import Endpoint, Snapshot, parse_authority
 from ..wire import health_pb2 as wire
-from .servers import DEADLINE, METHOD, servers, share, until
+from .servers import DEADLINE, servers, share, unary, until
 
-NAMES = {"serving": wire.SERVING_STATUS_SERVING, "not": wire.SERVING_STATUS_NOT_SERVING, "unknown": wire.SERVING_STATUS_SERVICE_UNKNOWN}
+NAMES = {
+    "serving": wire.SERVING_STATUS_SERVING,
+    "not": wire.SERVING_STATUS_NOT_SERVING,
+    "unknown": wire.SERVING_STATUS_SERVICE_UNKNOWN,
+}
 
 
 class Server:
@@ -30,7 +35,7 @@ class Server:
         watch = grpc.unary_stream_rpc_method_handler(
             self._watch, wire.HealthCheckRequest.FromString, wire.HealthCheckResponse.SerializeToString
         )
-        who = grpc.unary_unary_rpc_method_handler(lambda request, context: self.name.encode())
+        who: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: self.name.encode())
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Watch": watch}),
@@ -194,7 +199,7 @@ def test_the_service_config_may_name_the_service_whose_health_counts() -> None:
     try:
         options = [("grpc.service_config", '{"healthCheckConfig": {"serviceName": "mine"}}')]
         with insecure_channel(f"static:///{server.address}", options) as channel:
-            assert channel.unary_unary(METHOD)(b"", timeout=DEADLINE) == b"a"
+            assert unary(channel)(b"", timeout=DEADLINE) == b"a"
             until(lambda: server.asked == ["mine"])
     finally:
         server.stop()

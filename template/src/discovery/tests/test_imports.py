@@ -25,7 +25,14 @@ LAYERS = [
 ]
 """A file imports from the layers above it, and within its own layer only forwards in this list; sources see the first three."""
 
-SIBLINGS = {("status", "snapshot"), ("guard", "config"), ("target", "snapshot"), ("source", "config"), ("source", "target"), ("control_plane", "resources")}
+SIBLINGS = {
+    ("status", "snapshot"),
+    ("guard", "config"),
+    ("target", "snapshot"),
+    ("source", "config"),
+    ("source", "target"),
+    ("control_plane", "resources"),
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -43,7 +50,9 @@ def test_imports_point_one_way(layer: int) -> None:
     above = set().union(*LAYERS[:layer])
     for module in LAYERS[layer]:
         for other in imported(FOLDER / f"{module}.py"):
-            assert other in above or (module, other) in SIBLINGS or other in LAYERS[layer] and layer in (1, 4), f"{module} imports {other}"
+            assert other in above or (module, other) in SIBLINGS or (other in LAYERS[layer] and layer in (1, 4)), (
+                f"{module} imports {other}"
+            )
 
 
 def test_every_file_has_its_place_on_the_map() -> None:

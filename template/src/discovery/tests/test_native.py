@@ -20,9 +20,14 @@ def service_config(target: str, **given: object) -> object:
 
 def test_dns_gets_what_people_set_by_hand_for_a_headless_service() -> None:
     """round_robin and client-side health; what the caller chose stays."""
-    assert service_config("dns:///x:80") == {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+    assert service_config("dns:///x:80") == {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": ""},
+    }
     assert service_config("dns:///x:80", methodConfig=[])["methodConfig"] == []  # type: ignore[index]
-    assert service_config("dns:///x:80", loadBalancingConfig=[{"pick_first": {}}]) == {"loadBalancingConfig": [{"pick_first": {}}]}
+    assert service_config("dns:///x:80", loadBalancingConfig=[{"pick_first": {}}]) == {
+        "loadBalancingConfig": [{"pick_first": {}}]
+    }
 
 
 def test_passthrough_is_one_connection() -> None:
@@ -47,7 +52,13 @@ def test_a_target_without_a_scheme_is_handed_on_untouched() -> None:
 
 def test_retry_policies_are_read_closest_match_first() -> None:
     """A method before its service, a service before everything."""
-    policy = {"maxAttempts": 9, "initialBackoff": "0.001s", "maxBackoff": "1s", "backoffMultiplier": 2, "retryableStatusCodes": ["unavailable", 1]}
+    policy = {
+        "maxAttempts": 9,
+        "initialBackoff": "0.001s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["unavailable", 1],
+    }
     config = {"methodConfig": [{"name": [{}, {"service": "s"}, {"service": "s", "method": "m"}], "retryPolicy": policy}]}
     retry = Retry(5, ("cancelled", "unavailable"), 0.01, 1.0)
     assert read_service_config([(OPTION, json.dumps(config))]).rules == (Rule("/s/m", retry), Rule("/s/", retry), Rule("", retry))

@@ -86,7 +86,8 @@ def test_an_exception_keeps_its_traceback_and_status(server: Server) -> None:
     """And adds nothing of ours to it."""
     done = run(TRAFFIC + "raise ValueError('mine')", server.address)
     assert done.returncode == 1
-    assert done.stderr.startswith("Traceback") and done.stderr.rstrip().endswith("ValueError: mine")
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.rstrip().endswith("ValueError: mine")
     assert "discovery" not in done.stderr
 
 
@@ -105,7 +106,13 @@ print("parent:", {parent}, flush=True)
 
 
 @pytest.mark.parametrize(
-    "used", ['call(b"", timeout=20)', 'discovery.insecure_channel(manual.target)', 'channel.unary_unary("/x/y")(b"")', "call.future(b'')"]
+    "used",
+    [
+        'call(b"", timeout=20)',
+        "discovery.insecure_channel(manual.target)",
+        'channel.unary_unary("/x/y")(b"")',
+        "call.future(b'')",
+    ],
 )
 def test_a_channel_after_a_fork_is_refused_with_a_remedy(server: Server, used: str) -> None:
     """gRPC would crash in the child or never see another change; the parent goes on."""
@@ -119,7 +126,8 @@ def test_a_channel_after_a_fork_is_refused_with_a_remedy(server: Server, used: s
 def test_closing_a_channel_in_a_forked_child_does_no_harm(server: Server) -> None:
     """A `with` block that was entered before the fork ends in both processes."""
     done = run(CALL + FORK.format(child="channel.close()", parent='call(b"", timeout=20)'), server.address)
-    assert "child: fine" in done.stdout and "parent: b'a'" in done.stdout
+    assert "child: fine" in done.stdout
+    assert "parent: b'a'" in done.stdout
 
 
 def test_a_fork_before_the_first_channel_is_fine(server: Server) -> None:
@@ -147,9 +155,8 @@ def test_a_spawned_child_has_a_control_plane_of_its_own(server: Server) -> None:
     done = run(code, server.address)
     assert done.returncode == 0, done.stderr
     merged = json.loads(done.stdout)
-    assert len(merged["xds_servers"]) == 1 and merged["authorities"].keys() == {"grpc-discovery"}
-
-
+    assert len(merged["xds_servers"]) == 1
+    assert merged["authorities"].keys() == {"grpc-discovery"}
 
 
 @pytest.mark.parametrize("place", ["file", "text"])
@@ -208,7 +215,12 @@ def test_another_copy_of_the_folder_in_one_process_is_refused() -> None:
 
 def test_what_the_user_wrote_is_kept_whole() -> None:
     """Servers, node, authorities and certificate providers."""
-    user = {"xds_servers": [{"server_uri": "x:1"}], "node": {"id": "n"}, "authorities": {"b": {}}, "certificate_providers": {"c": {}}}
+    user = {
+        "xds_servers": [{"server_uri": "x:1"}],
+        "node": {"id": "n"},
+        "authorities": {"b": {}},
+        "certificate_providers": {"c": {}},
+    }
     environment = {bootstrap.TEXT: json.dumps(user)}
     bootstrap.merge(environment, "unix:/ads")
     merged = json.loads(environment[bootstrap.TEXT])

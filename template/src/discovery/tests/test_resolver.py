@@ -3,6 +3,7 @@
 import logging
 import queue
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ class Run:
         self.clock = clock
         self.waits: list[tuple[float, float]] = []
         self.passed: queue.Queue[Snapshot] = queue.Queue()
-        arguments = {"clock": clock} if clock else {}
+        arguments: dict[str, Any] = {"clock": clock} if clock else {}
         self.resolver = Resolver(TARGET, self.source, config or Config(coalesce=0), jitter=self._jitter, **arguments)
         self.resolver.subscribe(self.passed.put)
         self.resolver.start()

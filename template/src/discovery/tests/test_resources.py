@@ -21,7 +21,9 @@ def many(count: int, zone: str = "") -> list[Endpoint]:
 def listener(resources: TargetResources) -> xds.RouteConfiguration:
     """The routes inside the listener."""
     assert resources.listener is not None
-    manager = xds.HttpConnectionManager.FromString(xds.Listener.FromString(resources.listener.body.value).api_listener.api_listener.value)
+    manager = xds.HttpConnectionManager.FromString(
+        xds.Listener.FromString(resources.listener.body.value).api_listener.api_listener.value
+    )
     return manager.route_config
 
 
@@ -32,7 +34,10 @@ def weights(resources: TargetResources) -> dict[str, int]:
 
 
 def assignments(resources: TargetResources) -> dict[str, xds.ClusterLoadAssignment]:
-    return {name.rpartition("/")[2]: xds.ClusterLoadAssignment.FromString(kept.body.value) for name, kept in resources.assignments.items()}
+    return {
+        name.rpartition("/")[2]: xds.ClusterLoadAssignment.FromString(kept.body.value)
+        for name, kept in resources.assignments.items()
+    }
 
 
 def addresses(assignment: xds.ClusterLoadAssignment) -> list[tuple[int, str]]:
@@ -150,12 +155,17 @@ def test_any_sequence_of_sets_ends_with_the_last_one(sets: list[list[int]], zone
         for name in routed:
             priorities = {locality.priority for locality in parts[name].endpoints}
             assert priorities == set(range(len(priorities))), "a gap in priorities is refused"
-            assert all(locality.load_balancing_weight.value for locality in parts[name].endpoints), "gRPC drops what has no weight"
+            assert all(locality.load_balancing_weight.value for locality in parts[name].endpoints), (
+                "gRPC drops what has no weight"
+            )
 
 
 def test_the_circuit_breaker_is_raised_and_no_timeout_is_set() -> None:
     """gRPC would stop the 1,025th concurrent call, and fires route timeouts early."""
-    assert xds.Cluster.FromString(cluster("xdstp://x/y/t/1-0").body.value).circuit_breakers.thresholds[0].max_requests.value == UNLIMITED
+    assert (
+        xds.Cluster.FromString(cluster("xdstp://x/y/t/1-0").body.value).circuit_breakers.thresholds[0].max_requests.value
+        == UNLIMITED
+    )
     assert "timeout" not in str(listener(made(many(1))))
 
 
@@ -173,7 +183,8 @@ def test_retry_rules_become_routes_with_the_unmarked_calls_only() -> None:
     ]
     assert (routes[0].match.headers[0].name, routes[0].match.headers[0].string_match.exact) == NO_RETRY
     assert routes[1].route.retry_policy.num_retries.value == 2
-    assert routes[1].match.HasField("path") and routes[-1].match.HasField("prefix"), "an empty prefix must be on the wire"
+    assert routes[1].match.HasField("path")
+    assert routes[-1].match.HasField("prefix"), "an empty prefix must be on the wire"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +201,11 @@ def test_retry_rules_become_routes_with_the_unmarked_calls_only() -> None:
 )
 def test_the_own_zone_must_be_half_as_strong_as_an_even_share(zones: dict[str, int], own: str, local: bool) -> None:
     """Fewer would be overloaded by a whole zone's clients."""
-    endpoints = [Endpoint(f"10.{index}.0.{number + 1}", 80, zone) for index, (zone, count) in enumerate(zones.items()) for number in range(count)]
+    endpoints = [
+        Endpoint(f"10.{index}.0.{number + 1}", 80, zone)
+        for index, (zone, count) in enumerate(zones.items())
+        for number in range(count)
+    ]
     assert prefers_own_zone(endpoints, own) is local
 
 

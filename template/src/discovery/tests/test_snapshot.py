@@ -47,7 +47,13 @@ def test_of_two_entries_for_one_address_the_first_counts() -> None:
     assert "listed twice" in snapshot.problems[0]
 
 
-@given(st.lists(st.builds(Endpoint, st.sampled_from(["10.0.0.1", "10.0.0.2", "::1", "0::1", "x"]), st.integers(0, 3), st.sampled_from("ab"))))
+@given(
+    st.lists(
+        st.builds(
+            Endpoint, st.sampled_from(["10.0.0.1", "10.0.0.2", "::1", "0::1", "x"]), st.integers(0, 3), st.sampled_from("ab")
+        )
+    )
+)
 def test_knowing_the_last_set_changes_nothing_but_the_price(endpoints: list[Endpoint]) -> None:
     """The short cut for what is known already."""
     plain = Snapshot.of(endpoints)
@@ -56,7 +62,9 @@ def test_knowing_the_last_set_changes_nothing_but_the_price(endpoints: list[Endp
     assert len(keys) == len(set(keys))
 
 
-@pytest.mark.parametrize(("text", "expected"), [("a:1", ("a", 1)), ("[::1]:2", ("::1", 2)), ("10.0.0.1:65535", ("10.0.0.1", 65535))])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("a:1", ("a", 1)), ("[::1]:2", ("::1", 2)), ("10.0.0.1:65535", ("10.0.0.1", 65535))]
+)
 def test_host_and_port_are_split(text: str, expected: tuple[str, int]) -> None:
     """As RFC 3986 writes them."""
     assert parse_authority(text) == expected

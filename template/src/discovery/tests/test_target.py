@@ -35,7 +35,9 @@ def test_our_targets(text: str, name: str, namespace: str, port: str, authority:
     assert target.ours
 
 
-@pytest.mark.parametrize("text", ["localhost:50051", "name", "10.0.0.1:80", "dns:///x:80", "dns:x:80", "unix:/tmp/s", "xds:///x", "ipv6:[::1]:80"])
+@pytest.mark.parametrize(
+    "text", ["localhost:50051", "name", "10.0.0.1:80", "dns:///x:80", "dns:x:80", "unix:/tmp/s", "xds:///x", "ipv6:[::1]:80"]
+)
 def test_what_grpc_knows_keeps_grpcs_meaning(text: str) -> None:
     """Replacing the call in existing code never changes what a target does."""
     assert not parse(text).ours
@@ -74,7 +76,12 @@ def test_what_cannot_be_meant_is_refused_with_the_reason(text: str, sentence: st
     assert sentence in str(error.value)
 
 
-@given(st.one_of(st.text(), st.builds("{}:{}{}".format, st.sampled_from(SCHEMES), st.sampled_from(["", "/", "//", "///", "////"]), st.text())))
+@given(
+    st.one_of(
+        st.text(),
+        st.builds("{}:{}{}".format, st.sampled_from(SCHEMES), st.sampled_from(["", "/", "//", "///", "////"]), st.text()),
+    )
+)
 def test_any_text_is_a_target_or_a_target_error(text: str) -> None:
     """Nothing else is raised, and what is accepted reads the same again."""
     try:

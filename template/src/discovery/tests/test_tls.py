@@ -3,12 +3,13 @@
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
 
 from .. import Manual, insecure_channel, secure_channel
-from .servers import DEADLINE, METHOD
+from .servers import DEADLINE, unary
 
 trustme = pytest.importorskip("trustme", reason="the TLS tests need trustme: pip install trustme")
 
@@ -23,16 +24,16 @@ def authority() -> object:
     return trustme.CA()
 
 
-def credentials(authority: trustme.CA) -> grpc.ChannelCredentials:
+def credentials(authority: Any) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(authority.cert_pem.bytes())
 
 
 @pytest.fixture
-def server(manual: Manual, authority: trustme.CA) -> Iterator[str]:
+def server(manual: Manual, authority: Any) -> Iterator[str]:
     """A server whose certificate carries the target's name only."""
     certificate = authority.issue_cert(manual.target.removeprefix("manual:///"))
     made = grpc.server(ThreadPoolExecutor(4))
-    who = grpc.unary_unary_rpc_method_handler(lambda request, context: b"secure")
+    who: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: b"secure")
     made.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"Who": who}),))
     key = certificate.private_key_pem.bytes()
     chain = b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
@@ -42,16 +43,16 @@ def server(manual: Manual, authority: trustme.CA) -> Iterator[str]:
     made.stop(None)
 
 
-def test_the_certificate_must_carry_the_targets_name(manual: Manual, authority: trustme.CA, server: str) -> None:
+def test_the_certificate_must_carry_the_targets_name(manual: Manual, authority: Any, server: str) -> None:
     """No pod's address need be in it."""
     with secure_channel(manual.target, credentials(authority)) as channel:
         manual.set([server])
-        assert channel.unary_unary(METHOD)(b"", timeout=DEADLINE) == b"secure"
+        assert unary(channel)(b"", timeout=DEADLINE) == b"secure"
 
 
 @pytest.mark.parametrize("wrong", ["name", "authority", "plaintext"])
 def test_a_wrong_name_an_unknown_authority_and_plaintext_are_refused(
-    manual: Manual, authority: trustme.CA, server: str, wrong: str
+    manual: Manual, authority: Any, server: str, wrong: str
 ) -> None:
     """Unavailable, and nothing was sent."""
     other = Manual(f"other-{uuid.uuid4().hex[:8]}")
@@ -63,5 +64,5 @@ def test_a_wrong_name_an_unknown_authority_and_plaintext_are_refused(
         "plaintext": lambda: insecure_channel(manual.target),
     }[wrong]()
     with channel, pytest.raises(grpc.RpcError) as error:
-        channel.unary_unary(METHOD)(b"", timeout=DEADLINE)
+        unary(channel)(b"", timeout=DEADLINE)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -40,7 +40,9 @@ async def call(settings: Settings) -> None:
 
 def main() -> None:
     """Status 0 after a signal, 1 where the health port cannot be had, 2 for settings that cannot work."""
-    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description="The client. Settings come from the environment and .env.")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {__package__}", description="The client. Settings come from the environment and .env."
+    )
     parser.add_argument("--print-settings", action="store_true", help="show the settings in force, and end")
     arguments = parser.parse_args()
     settings = load()

@@ -33,7 +33,9 @@ class GreeterClient:
         """A client on the target of the settings; nothing is sent yet. Raises discovery.DiscoveryError for a target that
         cannot work."""
         config = discovery_config(settings.discovery, health_check=settings.client.health_check)
-        channel = discovery.aio.insecure_channel(settings.client.target, channel_options(settings), interceptors=interceptors, config=config)
+        channel = discovery.aio.insecure_channel(
+            settings.client.target, channel_options(settings), interceptors=interceptors, config=config
+        )
         return cls(channel, settings)
 
     async def greet(self, name: str, *, timeout: float | None = None) -> pb.GreetResponse:
@@ -56,7 +58,9 @@ class GreeterClient:
         """A greeting every `interval` seconds, `count` of them or until the caller stops or `timeout` seconds are over."""
         request = pb.WatchGreetingsRequest(name=name, count=count)
         request.interval.FromMicroseconds(round(interval * 1e6))
-        call = self._stub.WatchGreetings(request, timeout=timeout or self._settings.stream_timeout, metadata=self._throttle.metadata())
+        call = self._stub.WatchGreetings(
+            request, timeout=timeout or self._settings.stream_timeout, metadata=self._throttle.metadata()
+        )
         try:
             async for greeting in call:
                 yield greeting

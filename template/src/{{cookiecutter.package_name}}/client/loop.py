@@ -85,18 +85,12 @@ class Loop:
         errors = Counter(result.code for result in results if result.code != "OK")
         milliseconds = sorted(result.duration * 1000 for result in results if result.code == "OK")
         quantiles = statistics.quantiles(milliseconds, n=100) if len(milliseconds) > 1 else milliseconds * 100
-        p50, p99 = (round(quantiles[49], 2), round(quantiles[98], 2)) if milliseconds else (None, None)
+        latency = {"p50_ms": round(quantiles[49], 2), "p99_ms": round(quantiles[98], 2)} if milliseconds else {}
         who = " ".join(f"{server}={count}" for server, count in sorted(served.items())) or "nobody"
-        details = {"served": dict(sorted(served.items())), "errors": dict(errors), "skipped": skipped, "p50_ms": p50, "p99_ms": p99}
-        logger.info(
-            "served by %s%s%s  p50 %s ms  p99 %s ms",
-            who,
-            "".join(f"  {code}={count}" for code, count in sorted(errors.items())),
-            f"  skipped={skipped}" if skipped else "",
-            p50,
-            p99,
-            extra=details,
-        )
+        details = {"served": dict(sorted(served.items())), "errors": dict(errors), "skipped": skipped, **latency}
+        notes = [*(f"{code}={count}" for code, count in sorted(errors.items())), *([f"skipped={skipped}"] if skipped else [])]
+        notes += [f"{name.replace('_ms', '')} {value} ms" for name, value in latency.items()]
+        logger.info("served by %s", "  ".join([who, *notes]), extra=details)
 
 
 async def _sleep(stopping: asyncio.Event, seconds: float) -> None:

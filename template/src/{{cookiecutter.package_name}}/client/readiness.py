@@ -1,6 +1,5 @@
 """The client's own health: a gRPC health server for its probes, NOT_SERVING until a call could go out."""
 
-import asyncio
 import logging
 
 import grpc.aio
@@ -35,7 +34,9 @@ class Readiness:
         try:
             self.port = self._server.add_insecure_port(f"{client.health_host}:{client.health_port}")
         except RuntimeError as error:
-            raise PortError(f"cannot listen on CLIENT__HEALTH_HOST={client.health_host} with CLIENT__HEALTH_PORT={client.health_port}: {error}; choose another") from None
+            raise PortError(
+                f"cannot listen on CLIENT__HEALTH_HOST={client.health_host} with CLIENT__HEALTH_PORT={client.health_port}: {error}; choose another"
+            ) from None
         await self._health.set(health.OVERALL_HEALTH, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
 

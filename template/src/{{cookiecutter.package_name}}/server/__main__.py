@@ -28,7 +28,9 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     """Status 0 after a drain, 1 where the port cannot be had, 2 for settings that cannot work."""
-    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description="The server. Settings come from the environment and .env.")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {__package__}", description="The server. Settings come from the environment and .env."
+    )
     parser.add_argument("--print-settings", action="store_true", help="show the settings in force, and end")
     arguments = parser.parse_args()
     settings = load()

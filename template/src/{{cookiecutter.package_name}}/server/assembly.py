@@ -51,5 +51,7 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> Assembled:
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise PortError(f"cannot listen on SERVER__HOST={settings.server.host} with SERVER__PORT={settings.server.port}: {error}; choose another") from None
+        raise PortError(
+            f"cannot listen on SERVER__HOST={settings.server.host} with SERVER__PORT={settings.server.port}: {error}; choose another"
+        ) from None
     return Assembled(server, healths, port)

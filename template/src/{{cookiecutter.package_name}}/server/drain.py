@@ -28,12 +28,16 @@ class Signals:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def drain(assembled: Assembled, settings: Drain, at_once: asyncio.Event, deregister: Callable[[], Awaitable[None]] | None = None) -> None:
+async def drain(
+    assembled: Assembled, settings: Drain, at_once: asyncio.Event, deregister: Callable[[], Awaitable[None]] | None = None
+) -> None:
     """End the server; `at_once` cuts the wait and the grace short. Seconds as in the settings."""
     if deregister is not None:
         await deregister()
     await assembled.health.enter_graceful_shutdown()
-    logger.info("draining: not serving any more, waiting %g s, then up to %g s for calls under way", settings.wait, settings.grace)
+    logger.info(
+        "draining: not serving any more, waiting %g s, then up to %g s for calls under way", settings.wait, settings.grace
+    )
     await _first_of(asyncio.sleep(settings.wait), at_once)
     stopping = asyncio.ensure_future(assembled.server.stop(0 if at_once.is_set() else settings.grace))
     await _first_of(asyncio.shield(stopping), at_once)

@@ -1,0 +1,69 @@
+# Everything that one does with this repository; `make` alone lists it.
+PYTHON ?= python3
+VENV ?= .venv
+MODE ?= dns
+
+bin = $(VENV)/bin
+installed = $(VENV)/installed
+pytest = PYTHONDONTWRITEBYTECODE=1 $(bin)/python -m pytest -c pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-cluster lint format bench stress wire lock docs clean
+
+##@ See it
+demo: $(installed) ## bake the default project and run its demo (MODE=dns|native-dns|passthrough|manual, JSON=1)
+	@rm -rf build/demo
+	@$(bin)/python -m tests.bake build/demo >&2
+	@$(MAKE) --no-print-directory -C build/demo/greeter-pair demo MODE=$(MODE) JSON=$(JSON) VENV=$(abspath build/venv)
+
+##@ Develop
+test: $(installed) ## all tests that need no cluster: discovery in place, the hooks, and baked projects with their own tests
+	@$(pytest) -q -m "not cluster"
+
+test-cluster: $(installed) ## the tests that need a cluster: eval "$$(../shared/cluster/cluster env)" first
+	@$(pytest) -q -m cluster -rs tests
+
+lint: $(installed) ## style and types
+	@$(bin)/ruff check --config pyproject.toml --no-cache .
+	@$(bin)/ruff format --config pyproject.toml --no-cache --check .
+	@$(bin)/mypy
+
+format: $(installed) ## put the code into form
+	@$(bin)/ruff check --config pyproject.toml --no-cache --fix --quiet .
+	@$(bin)/ruff format --config pyproject.toml --no-cache .
+
+wire: ## generate template/src/discovery/wire from its protos
+	@PYTHON=$(PYTHON) sh template/src/discovery/wire/generate.sh
+
+docs: $(installed) ## regenerate what docs/ takes from the code
+	@$(bin)/python -m tests.settings_page
+
+lock: $(installed) ## take newer dependencies into all locks
+	@$(bin)/pip install --quiet --disable-pip-version-check uv
+	@$(bin)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 requirements.in -o requirements.lock
+	@rm -rf build/lock && $(bin)/python -m tests.bake build/lock >&2
+	@$(MAKE) --no-print-directory -C build/lock/greeter-pair lock VENV=$(abspath build/venv)
+	@cp build/lock/greeter-pair/requirements/*.lock template/requirements/
+
+clean: ## remove what make has made
+	@rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+##@ Measure
+bench: $(installed) ## cost and speed, as ratios to peers in the same run (build/benchmarks.json)
+	@$(bin)/python -m benchmarks
+
+stress: $(installed) ## the long runs: many endpoints, five minutes of changes, exits, 2,000 channels
+	@$(bin)/python -m benchmarks stress
+
+$(installed): requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' on PATH; install Python 3.11 or newer, or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; say make PYTHON=python3.11" >&2; exit 1; }
+	@echo "installing into $(VENV) (once, about half a minute)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(bin)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+##@ Help
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  \033[36m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,1 @@
+"""Tests of the template: what it bakes, and that what it bakes works."""

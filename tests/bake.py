@@ -1,0 +1,46 @@
+"""A project baked through cookiecutter itself, from a clean copy of the checkout: `python -m tests.bake FOLDER`."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SLUG = "greeter-pair"
+
+
+def clean_copy(folder: Path) -> Path:
+    """What git tracks or would track, links as links. cookiecutter copies a checkout whole, with all that lies in it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().split("\0"):
+        source = ROOT / name
+        if name and (source.is_file() or source.is_symlink()):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name, follow_symlinks=False)
+    return folder
+
+
+def cookiecutter(template: Path, output: Path, **answers: str) -> subprocess.CompletedProcess[str]:
+    """Run cookiecutter as a user does, with these answers and the defaults for the others."""
+    given = [f"{key}={value}" for key, value in answers.items()]
+    return subprocess.run(
+        [sys.executable, "-m", "cookiecutter", str(template), "--no-input", "-o", str(output), *given],
+        capture_output=True,
+        text=True,
+    )
+
+
+def bake(output: Path, **answers: str) -> Path:
+    """The folder of a new project under `output`. Raises RuntimeError with what cookiecutter said."""
+    with tempfile.TemporaryDirectory() as copy:
+        done = cookiecutter(clean_copy(Path(copy)), output, **answers)
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return next(path for path in output.iterdir() if path.is_dir())
+
+
+if __name__ == "__main__":
+    bake(Path(sys.argv[1]))
