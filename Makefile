@@ -51,10 +51,10 @@ clean: ## remove what make has made
 
 ##@ Measure
 bench: $(installed) ## cost and speed, as ratios to peers in the same run (build/benchmarks.json)
-	@$(bin)/python -m benchmarks
+	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks
 
 stress: $(installed) ## the long runs: many endpoints, five minutes of changes, exits, 2,000 channels
-	@$(bin)/python -m benchmarks stress
+	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks stress
 
 $(installed): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' on PATH; install Python 3.11 or newer, or say make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m demo",
         description="Servers come and go while a client calls: who serves, what fails, how soon?",
-        epilog="Settings of the pair apply, so CLIENT__RETRY__ENABLED=false shows what retries are for.",
+        epilog="Settings of the pair apply, so CLIENT__RETRY__ENABLED=false with --rate 1000 shows what retries are for.",
     )
     parser.add_argument("--mode", choices=list(MODES), default="dns", help="how the client learns who serves (dns)")
     parser.add_argument("--rate", type=_number(1, 2000), default=200.0, help="calls a second (200)")

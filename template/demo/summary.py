@@ -1,5 +1,7 @@
 """What each step showed: who was called, how soon, and what failed; measured, then judged. Pure."""
 
+import bisect
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from .story import Step
 
 @dataclass(frozen=True)
 class Seen:
-    """One step as the client saw it. A call belongs to the step in which it was begun; times are `time.monotonic()` seconds.
+    """One step as the client saw it. A call belongs to the step in which it ended; times are `time.monotonic()` seconds.
 
     first, last: the end of each server's first and last answered call.   slowest: the longest call, which tells of retries.
     """
@@ -40,8 +42,12 @@ class Verdict:
 
 
 def measure(steps: Sequence[Step], results: Sequence[Result]) -> list[Seen]:
-    """What was seen in each step."""
-    return [_measure(step, [result for result in results if step.began <= result.started < step.ended]) for step in steps]
+    """What was seen in each step; the last one has all calls that were under way at its end, too."""
+    ends = [*(step.ended for step in steps[:-1]), math.inf]
+    by_step: list[list[Result]] = [[] for _ in steps]
+    for result in results:
+        by_step[bisect.bisect(ends, result.started + result.duration)].append(result)
+    return [_measure(step, own) for step, own in zip(steps, by_step, strict=True)]
 
 
 def _measure(step: Step, results: Sequence[Result]) -> Seen:

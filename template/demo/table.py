@@ -19,7 +19,7 @@ COLOURS = {"server-1": "#0072B2", "server-2": "#E69F00", "server-3": "#009E73", 
 
 _STATES = {"serving": "green", "starting": "yellow", "draining": "yellow", "killed": "red"}
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_BAR, _SHARES = 14, 24
+_BAR, _SHARES = 14, 22
 
 
 class Display:
@@ -118,7 +118,7 @@ def show_summary(console: Console, story: Story, mode: str, seen: Sequence[Seen]
     table.add_column("step", no_wrap=True)
     for heading in ("seen", "failed", "slowest"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("who served (4 is server-4)", no_wrap=True)
+    table.add_column("who served, by number", no_wrap=True)
     for line in seen:
         failed = Text(str(line.failed), style="bold red" if line.failed else "green")
         table.add_row(line.step.title, after(line), failed, f"{line.slowest * 1000:.0f} ms", _shares(line.share))

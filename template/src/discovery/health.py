@@ -2,12 +2,13 @@
 
 For registries that know nothing of health (DNS, a fixed list). gRPC's own client-side health checking has no effect under
 xDS, so each endpoint is asked by grpc.health.v1 Watch, whose answer comes by itself whenever it changes. Whether an endpoint
-can be reached is not judged here: gRPC's balancer knows that better.
+can be reached is not judged here: gRPC's balancer knows that better, so one that does not answer is unknown, not unhealthy.
 """
 
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 
 import grpc
@@ -19,7 +20,8 @@ from .wire import health_pb2 as wire
 logger = logging.getLogger(__package__)
 
 LIMIT = 250
-"""Endpoints that one target's monitor asks; each takes a connection, two threads and about 0.1 MB."""
+"""Endpoints that one target's monitor asks. Each takes a connection, a thread, 0.08 MB, and 0.008 % of a CPU while nothing
+changes: gRPC wakes every waiting thread five times a second."""
 
 _METHOD = "/grpc.health.v1.Health/Watch"
 _MEANING = {
@@ -30,9 +32,12 @@ _MEANING = {
 _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
-    ("grpc.keepalive_time_ms", 30_000),
+    # For a host that died without a word. Servers forbid pings within 300 s unless told otherwise, and end the connection.
+    ("grpc.keepalive_time_ms", 310_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
+    # grpc.experimental.ChannelOptions: half the threads, and a quarter of the CPU that waiting takes.
+    ("SingleThreadedUnaryStream", 1),
 )
 
 
@@ -40,14 +45,23 @@ class HealthMonitor:
     """Asks the endpoints of one target. A resolver owns it: `start` once, `update` at every set, `close` at the end.
 
     service: the name to ask for, empty for the server as a whole.   credentials: None for plaintext.
-    authority: the name that a server's certificate must carry.
+    authority: the name that a server's certificate must carry.   jitter: (low, high) -> seconds to wait, for tests.
     """
 
-    def __init__(self, service: str, backoff: Backoff, credentials: grpc.ChannelCredentials | None, authority: str) -> None:
+    def __init__(
+        self,
+        service: str,
+        backoff: Backoff,
+        credentials: grpc.ChannelCredentials | None,
+        authority: str,
+        *,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
         self._service = service
         self._backoff = backoff
         self._credentials = credentials
         self._authority = authority
+        self._jitter = jitter
         self._on_change: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._watches: dict[str, _Watch] = {}
@@ -94,21 +108,33 @@ class HealthMonitor:
             watch.close()
 
     def _watch(self, address: str) -> "_Watch":
-        options = (*_OPTIONS, ("grpc.default_authority", self._authority))
+        options = (
+            *_OPTIONS,
+            ("grpc.default_authority", self._authority),
+            # By default gRPC waits up to two minutes before it tries a server again that was away.
+            ("grpc.initial_reconnect_backoff_ms", max(100, round(1000 * self._backoff.base))),
+            ("grpc.max_reconnect_backoff_ms", max(100, round(1000 * self._backoff.limit))),
+        )
         # An IP literal needs no resolver; ipv4: and ipv6: say so.
         uri = f"{'ipv6' if address.startswith('[') else 'ipv4'}:{address}"
         if self._credentials is None:
             channel = grpc.insecure_channel(uri, options)
         else:
             channel = grpc.secure_channel(uri, self._credentials, options)
-        return _Watch(address, channel, self._service, self._backoff, lambda: self._on_change())
+        return _Watch(address, channel, self._service, self._backoff, self._jitter, lambda: self._on_change())
 
 
 class _Watch:
     """One endpoint's stream, begun anew with backoff for as long as the endpoint is listed."""
 
     def __init__(
-        self, address: str, channel: grpc.Channel, service: str, backoff: Backoff, on_change: Callable[[], None]
+        self,
+        address: str,
+        channel: grpc.Channel,
+        service: str,
+        backoff: Backoff,
+        jitter: Callable[[float, float], float],
+        on_change: Callable[[], None],
     ) -> None:
         self.health = Health.UNKNOWN
         self.thread = threading.Thread(target=self._run, name=f"discovery health {address}", daemon=True)
@@ -116,6 +142,7 @@ class _Watch:
         self._channel = channel
         self._request = wire.HealthCheckRequest(service=service)
         self._backoff = backoff
+        self._jitter = jitter
         self._on_change = on_change
         self._closing = threading.Event()
 
@@ -124,28 +151,43 @@ class _Watch:
         self._channel.close()
 
     def _run(self) -> None:
+        try:
+            self._follow()
+        finally:
+            self._channel.close()
+
+    def _follow(self) -> None:
+        """Until closed, or until the server says that it has no health service: then it is never asked again."""
         watch = self._channel.unary_stream(
             _METHOD,
             request_serializer=wire.HealthCheckRequest.SerializeToString,
             response_deserializer=wire.HealthCheckResponse.FromString,
         )
         attempt = 0
+        heard = False
         while not self._closing.is_set():
+            begun = time.monotonic()
+            # Servers close connections for their age alone. So what was heard last stays until another attempt has failed,
+            # and that attempt fails, rather than waits, where nobody is there.
+            wait_for_ready, heard = not heard, False
             try:
-                for response in watch(self._request, wait_for_ready=True):
-                    attempt = 0
+                for response in watch(self._request, wait_for_ready=wait_for_ready):
+                    heard = True
                     self._learn(_MEANING.get(response.status, Health.UNKNOWN))
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                    logger.debug("%s offers no health service; it counts as healthy", self._address)
+                    logger.debug("%s offers no health service; its health stays unknown", self._address)
                     self._learn(Health.UNKNOWN)
                     return
             except ValueError:  # the channel was closed in between
                 return
-            self._learn(Health.UNKNOWN)
+            if not heard:
+                self._learn(Health.UNKNOWN)
+            if time.monotonic() - begun >= self._backoff.limit:
+                attempt = 0
             bound = min(self._backoff.limit, self._backoff.base * 2.0 ** min(attempt, 30))
             attempt += 1
-            self._closing.wait(random.uniform(0, bound))
+            self._closing.wait(self._jitter(0.0, bound))
 
     def _learn(self, health: Health) -> None:
         if health is not self.health and not self._closing.is_set():

@@ -1,19 +1,27 @@
 """health.py on real servers that offer grpc.health.v1, or do not."""
 
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from .. import Config, Health, Manual, insecure_channel, status
+from .. import Config, Health, Manual, insecure_channel, secure_channel, status
 from ..config import Backoff
 from ..health import LIMIT, HealthMonitor
 from ..snapshot import Endpoint, Snapshot, parse_authority
 from ..wire import health_pb2 as wire
-from .servers import DEADLINE, servers, share, unary, until
+from .servers import DEADLINE, METHOD, servers, share, unary, until
+
+PACKAGE = __package__.rpartition(".")[0]
+ROOT = str(Path(__file__).parents[PACKAGE.count(".") + 2])
 
 NAMES = {
     "serving": wire.SERVING_STATUS_SERVING,
@@ -25,24 +33,25 @@ NAMES = {
 class Server:
     """A server whose health a test decides; answers calls with its name as the others do."""
 
-    def __init__(self, name: str, address: str = "127.0.0.1:0") -> None:
+    def __init__(self, name: str, address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None) -> None:
         self.name = name
         self.asked: list[str] = []
         self._changed = threading.Condition()
         self._said = "serving"
-        self._stopped = False
+        self._generation = 0
         self._server = grpc.server(ThreadPoolExecutor(16), options=(("grpc.so_reuseport", 0),))
         watch = grpc.unary_stream_rpc_method_handler(
             self._watch, wire.HealthCheckRequest.FromString, wire.HealthCheckResponse.SerializeToString
         )
-        who: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: self.name.encode())
+        who = grpc.unary_unary_rpc_method_handler(lambda request, context: self.name.encode())
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Watch": watch}),
                 grpc.method_handlers_generic_handler("test.Echo", {"Who": who}),
             )
         )
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
+        port = self._server.add_secure_port(address, credentials) if credentials else self._server.add_insecure_port(address)
+        self.address = f"{address.rpartition(':')[0]}:{port}"
         self._server.start()
 
     def say(self, status: str) -> None:
@@ -50,37 +59,48 @@ class Server:
             self._said = status
             self._changed.notify_all()
 
+    def end_streams(self) -> None:
+        """As a server does whose connections are old."""
+        with self._changed:
+            self._generation += 1
+            self._changed.notify_all()
+
     def _watch(self, request: wire.HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[wire.HealthCheckResponse]:
+        told, generation = "", self._generation
         self.asked.append(request.service)
-        told = ""
         context.add_callback(lambda: self.say(self._said))
         while context.is_active():
             with self._changed:
-                self._changed.wait_for(lambda: self._said != told or self._stopped or not context.is_active())  # noqa: B023
+                self._changed.wait_for(lambda: self._said != told or self._generation > generation or not context.is_active())  # noqa: B023
                 told = self._said
-            if self._stopped:
+            if self._generation > generation:
                 return
             yield wire.HealthCheckResponse(status=NAMES[told])
 
     def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+        self.end_streams()
         self._server.stop(None).wait(DEADLINE)
 
 
 class Run:
-    """A monitor over some endpoints."""
+    """A monitor over some endpoints. `waits` are the bounds of the waits that it made; it does not make them in fact."""
 
-    def __init__(self, *addresses: str, service: str = "") -> None:
+    def __init__(self, *addresses: str, service: str = "", backoff: Backoff | None = None) -> None:
         self.snapshot = Snapshot.of([Endpoint(*parse_authority(address)) for address in addresses])
-        self.monitor = HealthMonitor(service, Backoff(0.01, 0.1), None, "test")
+        self.waits: list[float] = []
+        self.seen: list[list[str]] = []
+        self.monitor = HealthMonitor(service, backoff or Backoff(0.01, 0.1), None, "test", jitter=self._jitter)
         self.changed = threading.Condition()
         self.monitor.start(self._notify)
         self.monitor.update(self.snapshot)
 
+    def _jitter(self, low: float, high: float) -> float:
+        self.waits.append(high)
+        return low
+
     def _notify(self) -> None:
         with self.changed:
+            self.seen.append(self.health())
             self.changed.notify_all()
 
     def health(self) -> list[str]:
@@ -139,6 +159,138 @@ def test_a_server_that_dies_is_unknown_until_it_is_back() -> None:
     finally:
         run.monitor.close()
         again.stop()
+
+
+def test_a_stream_that_ends_is_begun_anew_and_what_was_said_stays_meanwhile() -> None:
+    """Servers close connections for their age alone: that is no news of their health."""
+    server = Server("a")
+    server.say("not")
+    run = Run(server.address)
+    try:
+        run.wait_for("UNHEALTHY")
+        for count in (2, 3, 4):
+            server.end_streams()
+            until(lambda count=count: len(server.asked) == count)  # type: ignore[misc]
+        server.say("serving")
+        run.wait_for("HEALTHY")
+        assert run.seen == [["UNHEALTHY"], ["HEALTHY"]]
+    finally:
+        run.monitor.close()
+        server.stop()
+
+
+def test_a_server_that_ends_every_stream_is_asked_less_and_less_often() -> None:
+    """Whatever it answers before; only a stream that lived for long takes the waits back to the shortest."""
+    server = Server("a")
+    run = Run(server.address, backoff=Backoff(0.01, 0.04))
+    try:
+        for count in range(1, 5):
+            until(lambda count=count: len(server.asked) == count)  # type: ignore[misc]
+            if count == 4:
+                begun = time.monotonic()
+                until(lambda: time.monotonic() - begun > 0.1)
+            server.end_streams()
+        until(lambda: len(run.waits) == 4)
+        assert run.waits == [0.01, 0.02, 0.04, 0.01]
+    finally:
+        run.monitor.close()
+        server.stop()
+
+
+def test_a_server_without_a_health_service_is_asked_once_and_left_alone() -> None:
+    """No connection stays open for nothing."""
+    with servers("plain") as running:
+        run = Run(running["plain"].address)
+        (watch,) = run.monitor._watches.values()
+        watch.thread.join(DEADLINE)
+        assert not watch.thread.is_alive()
+        with pytest.raises(ValueError, match="closed channel"):
+            unary(watch._channel)(b"")
+        run.monitor.close()
+        assert (run.health(), run.waits) == (["UNKNOWN"], [])
+
+
+def test_an_ipv6_endpoint_is_asked_too() -> None:
+    """Brackets and all."""
+    server = Server("a", "[::1]:0")
+    run = Run(server.address)
+    try:
+        run.wait_for("HEALTHY")
+    finally:
+        run.monitor.close()
+        server.stop()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_under_tls_the_question_is_asked_as_the_calls_are(trusted: bool) -> None:
+    """The same credentials, and the target's name in the certificate; what cannot be asked stays unknown."""
+    trustme = pytest.importorskip("trustme", reason="the TLS tests need trustme: pip install trustme")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("greeter.test")
+    chain = b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
+    server = Server("a", credentials=grpc.ssl_server_credentials([(certificate.private_key_pem.bytes(), chain)]))
+    server.say("not")
+    roots = (authority if trusted else trustme.CA()).cert_pem.bytes()
+    target = f"static:///{server.address}"
+    try:
+        with secure_channel(
+            target, grpc.ssl_channel_credentials(roots), [("grpc.default_authority", "greeter.test")]
+        ) as channel:
+            if trusted:
+                until(lambda: status(target).by_health() == {Health.UNHEALTHY: 1})
+            with pytest.raises(grpc.RpcError) as error:
+                unary(channel)(b"", timeout=DEADLINE)
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert status(target).by_health() == {Health.UNHEALTHY if trusted else Health.UNKNOWN: 1}
+    finally:
+        server.stop()
+
+
+def test_an_exit_while_servers_are_asked_is_quiet() -> None:
+    """Ten times, in the middle of calls and changes of health."""
+    one, two = Server("a"), Server("b")
+    code = f"""
+import sys, threading
+import {PACKAGE} as discovery
+target = sys.argv[1]
+channel = discovery.insecure_channel(target)
+call = channel.unary_unary("{METHOD}")
+assert call(b"", timeout=20) in (b"a", b"b")
+asked = threading.Event()
+def traffic():
+    while True:
+        call(b"", timeout=20)
+        if discovery.Health.HEALTHY in discovery.status(target).by_health():
+            asked.set()
+for _ in range(2):
+    threading.Thread(target=traffic, daemon=True).start()
+assert asked.wait(20)
+sys.exit(3)
+"""
+    stop = threading.Event()
+
+    def flap() -> None:
+        while not stop.wait(0.005):
+            for said in ("not", "serving"):
+                one.say(said)
+
+    flapping = threading.Thread(target=flap)
+    flapping.start()
+    try:
+        for _ in range(10):
+            done = subprocess.run(
+                [sys.executable, "-c", code, f"static:///{one.address},{two.address}"],
+                env={**os.environ, "PYTHONPATH": ROOT},
+                capture_output=True,
+                text=True,
+                timeout=DEADLINE * 2,
+            )
+            assert (done.returncode, done.stderr) == (3, "")
+    finally:
+        stop.set()
+        flapping.join()
+        one.stop()
+        two.stop()
 
 
 def test_endpoints_that_left_are_not_asked_any_more() -> None:

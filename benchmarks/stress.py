@@ -1,0 +1,189 @@
+"""The long runs: each is a promise that either holds or does not, with the figures that it holds by."""
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import grpc
+import grpc.aio
+
+import discovery
+
+from .peers import method, servers
+
+Outcome = tuple[str, bool, str]
+"""What was promised, whether it held, the figures."""
+
+
+def _memory() -> float:
+    """Resident megabytes of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def _many() -> Outcome:
+    failed: Counter[str] = Counter()
+    with servers(2) as ports:
+        manual = discovery.Manual(uuid.uuid4().hex)
+        manual.set(discovery.Endpoint(f"127.2.{number // 250}.{number % 250 + 1}", ports[number % 2]) for number in range(1000))
+        async with discovery.aio.insecure_channel(manual.target) as channel:
+            call = method(channel)
+
+            async def once() -> None:
+                try:
+                    await call(b"x", timeout=60)
+                except grpc.aio.AioRpcError as error:
+                    failed[f"{error.code().name}: {error.details()}"] += 1
+
+            for _ in range(3):
+                await asyncio.gather(*(once() for _ in range(3000)))
+    return (
+        "1,000 endpoints, 3,000 concurrent calls, three times: none fails",
+        not failed,
+        f"9,000 calls, {sum(failed.values())} failed {dict(failed)}",
+    )
+
+
+async def _changes(seconds: float) -> Outcome:
+    failed: Counter[str] = Counter()
+    made = pushes = 0
+    with servers(8) as ports:
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        manual = discovery.Manual(uuid.uuid4().hex)
+        manual.set(addresses)
+        async with discovery.aio.insecure_channel(manual.target) as channel:
+            call = method(channel)
+            end = time.monotonic() + seconds
+            warm = time.monotonic() + min(30.0, seconds / 3)
+
+            async def loop() -> None:
+                nonlocal made
+                while time.monotonic() < end:
+                    made += 1
+                    try:
+                        await call(b"x", timeout=20)
+                    except grpc.aio.AioRpcError as error:
+                        failed[f"{error.code().name}: {error.details()}"] += 1
+                    await asyncio.sleep(0)
+
+            loops = asyncio.gather(*(loop() for _ in range(16)))
+            before: tuple[float, int, int] | None = None
+            while time.monotonic() < end:
+                manual.set(random.sample(addresses, random.randint(2, 7)))
+                pushes += 1
+                await asyncio.sleep(0.1)
+                if before is None and time.monotonic() > warm:
+                    before = _memory(), threading.active_count(), _descriptors()
+            after = _memory(), threading.active_count(), _descriptors()
+            await loops
+            nacks = discovery.status(manual.target).nacks
+    assert before is not None
+    growth = after[0] - before[0]
+    flat = growth < 5 and after[1] <= before[1] + 2 and after[2] <= before[2] + 10
+    figures = (
+        f"{made:,} calls, {sum(failed.values())} failed {dict(failed)}, {pushes} changes, {nacks} refused; memory {before[0]:.1f} to "
+        f"{after[0]:.1f} MB, threads {before[1]} to {after[1]}, descriptors {before[2]} to {after[2]}"
+    )
+    return (
+        f"{seconds:g} s with a change every 100 ms, 16 loops, no retry: none fails, memory flat",
+        not failed and flat and not nacks,
+        figures,
+    )
+
+
+_EXITING = """
+import asyncio, sys, threading, time
+import grpc, discovery
+address, end, kind = sys.argv[1:]
+manual = discovery.Manual("x")
+manual.set([address])
+def change():
+    while True:
+        manual.set([address, "127.0.0.1:1"]); manual.set([address])
+def traffic():
+    call = discovery.insecure_channel(manual.target).unary_unary("/test.Echo/Say")
+    call(b"x", timeout=20); ready.set()
+    while True:
+        call(b"x", timeout=20)
+def finish():
+    if end == "exit": sys.exit(3)
+    if end == "error": raise ValueError("mine")
+async def main():
+    call = discovery.aio.insecure_channel(manual.target).unary_unary("/test.Echo/Say")
+    await call(b"x", timeout=20)
+    pending = [asyncio.ensure_future(call(b"x", timeout=20)) for _ in range(20)]
+    await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.gather(*pending)
+threading.Thread(target=change, daemon=True).start()
+if kind == "sync":
+    ready = threading.Event()
+    for _ in range(2):
+        threading.Thread(target=traffic, daemon=True).start()
+    ready.wait(20)
+else:
+    asyncio.run(main())
+finish()
+"""
+
+
+def _exits(times: int = 50) -> Outcome:
+    wrong: list[str] = []
+    with servers(1) as [port]:
+        for number in range(times):
+            end, kind = ("normal", "exit", "error")[number % 3], ("sync", "aio")[number % 2]
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-c", _EXITING, f"127.0.0.1:{port}", end, kind], capture_output=True, text=True, timeout=60
+                )
+            except subprocess.TimeoutExpired:
+                wrong.append(f"{kind} {end}: hangs")
+                continue
+            quiet = not done.stderr or (
+                end == "error" and done.stderr.startswith("Traceback") and done.stderr.endswith("ValueError: mine\n")
+            )
+            if done.returncode != {"normal": 0, "exit": 3, "error": 1}[end] or not quiet:
+                wrong.append(f"{kind} {end}: status {done.returncode}, {done.stderr[-300:]}")
+    return (
+        f"{times} exits with open channels, mid-traffic: clean, quiet, status kept",
+        not wrong,
+        f"{len(wrong)} wrong {wrong[:3]}",
+    )
+
+
+def _channels(times: int = 2000) -> Outcome:
+    hung = 0
+    with servers(1) as [port]:
+        manual = discovery.Manual(uuid.uuid4().hex)
+        manual.set([f"127.0.0.1:{port}"])
+        before: tuple[int, int] | None = None
+        for number in range(times):
+            with discovery.insecure_channel(manual.target) as channel:
+                try:
+                    method(channel)(b"x", timeout=20)
+                except grpc.RpcError:
+                    hung += 1
+            if number == times // 10:
+                before = threading.active_count(), _descriptors()
+        after = threading.active_count(), _descriptors()
+    assert before is not None
+    flat = after[0] <= before[0] + 5 and after[1] <= before[1] + 20
+    figures = f"{hung} hung or failed; threads {before[0]} to {after[0]}, descriptors {before[1]} to {after[1]}"
+    return f"{times:,} channels opened, used and closed: none hangs", not hung and flat, figures
+
+
+def run(seconds: float) -> Iterator[Outcome]:
+    """All of them, one after the other."""
+    parts: list[Callable[[], Outcome]] = [lambda: asyncio.run(_many()), _exits, _channels, lambda: asyncio.run(_changes(seconds))]
+    for part in parts:
+        yield part()

@@ -1,0 +1,63 @@
+"""The documentation says what the code does: its commands exist, its links lead somewhere, its tables are the code's."""
+
+import re
+import subprocess
+
+import pytest
+
+from discovery import Config, TargetError
+from discovery.source import SOURCES, open_source
+from discovery.target import parse
+
+from .bake import ROOT
+from .settings_page import PAGE, page
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "template/src/discovery/README.md"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_and_pictures_lead_somewhere(path) -> None:  # type: ignore[no-untyped-def]
+    """Relative ones; the others are none of ours."""
+    for link in re.findall(r"\]\(([^)#]+)", path.read_text()):
+        assert link.startswith("http") or (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_make_target_that_is_named_exists(path) -> None:  # type: ignore[no-untyped-def]
+    """In the repository or in a generated project."""
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text() + (ROOT / "template/Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(), re.MULTILINE):
+        assert target in known, target
+
+
+def test_the_settings_page_is_fresh() -> None:
+    """`make docs` would change nothing."""
+    assert PAGE.read_text() == page()
+
+
+def test_every_target_in_the_readmes_is_understood() -> None:
+    """As it is written there."""
+    written = [target for path in PAGES for target in re.findall(r"`([a-z-]+:///[^`\s]+)`", path.read_text())]
+    assert written
+    for target in written:
+        for form in {re.sub(r"\[[^]]*\]", "", target), re.sub(r"[][]", "", target)} if "host:port" not in target else ():
+            assert parse(form).scheme == target.partition(":")[0]
+
+
+def test_what_the_readme_calls_missing_is_missing_and_nothing_else() -> None:
+    """A source that arrives takes its line with it."""
+    missing = set()
+    for scheme in SOURCES:
+        try:
+            open_source(parse(f"{scheme}:///{'127.0.0.1:1' if scheme == 'static' else 'name'}"), Config())
+        except TargetError:
+            missing.add(scheme)
+    line = next(line for line in (ROOT / "README.md").read_text().splitlines() if "not in this version" in line)
+    assert {scheme for scheme in SOURCES if f"`{scheme}:///" in line} == missing
+
+
+def test_make_lists_every_command_with_what_it_does() -> None:
+    """`make` alone is the manual."""
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split():
+        assert re.search(rf"\b{target}\b.* \w", listed), target
