@@ -12,7 +12,12 @@ from discovery.target import parse
 from .bake import ROOT
 from .settings_page import PAGE, page
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "template/src/discovery/README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "template/src/discovery/README.md",
+]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -25,7 +30,9 @@ def test_links_and_pictures_lead_somewhere(path) -> None:  # type: ignore[no-unt
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_make_target_that_is_named_exists(path) -> None:  # type: ignore[no-untyped-def]
     """In the repository or in a generated project."""
-    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text() + (ROOT / "template/Makefile").read_text(), re.MULTILINE))
+    known = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text() + (ROOT / "template/Makefile").read_text(), re.MULTILINE)
+    )
     for target in re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(), re.MULTILINE):
         assert target in known, target
 

@@ -1,4 +1,7 @@
-"""`python -m demo`: run the story, show it, judge it. Status 0 if it held, 1 if not, 2 if it could not run."""
+"""`python -m demo`: run the story, show it, judge it.
+
+Status 0 if it held, 1 if not, 2 if it could not run, 130 if it was ended by a signal.
+"""
 
 import argparse
 import asyncio
@@ -24,6 +27,8 @@ try:
 except ModuleNotFoundError as error:
     print(f"demo: {error.name} is not installed here; `make demo` installs what the demo needs, and runs it", file=sys.stderr)
     raise SystemExit(2) from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 
 async def run(arguments: argparse.Namespace) -> bool:
@@ -31,8 +36,8 @@ async def run(arguments: argparse.Namespace) -> bool:
     console = Console(stderr=arguments.json)
     story = Story(MODES[arguments.mode](), arguments.rate, arguments.seconds_per_step)
     task = asyncio.current_task()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if task is not None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if task is not None and (number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN):  # nohup
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     showing = asyncio.create_task(Display(story, arguments.mode, console).follow())
     try:
@@ -90,7 +95,7 @@ def main() -> None:
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the first, where the loop does not run yet
         raise SystemExit(130) from None
     raise SystemExit(0 if held else 1)
 

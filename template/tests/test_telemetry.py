@@ -102,7 +102,7 @@ def test_without_an_endpoint_nothing_of_the_sdk_is_imported() -> None:
         f"import asyncio, sys\nfrom {PACKAGE}.settings import Settings\nfrom {PACKAGE}.telemetry import configure\n"
         f"import {PACKAGE}.server.__main__, {PACKAGE}.client.__main__\n"
         "made = configure(Settings(), 'server')\n"
-        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))], made.server_interceptors)"
+        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))], made.client_interceptors)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -45,7 +45,7 @@ class HealthMonitor:
     """Asks the endpoints of one target. A resolver owns it: `start` once, `update` at every set, `close` at the end.
 
     service: the name to ask for, empty for the server as a whole.   credentials: None for plaintext.
-    authority: the name that a server's certificate must carry.   jitter: (low, high) -> seconds to wait, for tests.
+    authority: the name that a server's certificate must carry.   clock, jitter (low, high -> seconds): for tests.
     """
 
     def __init__(
@@ -55,12 +55,14 @@ class HealthMonitor:
         credentials: grpc.ChannelCredentials | None,
         authority: str,
         *,
+        clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._service = service
         self._backoff = backoff
         self._credentials = credentials
         self._authority = authority
+        self._clock = clock
         self._jitter = jitter
         self._on_change: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
@@ -121,28 +123,43 @@ class HealthMonitor:
             channel = grpc.insecure_channel(uri, options)
         else:
             channel = grpc.secure_channel(uri, self._credentials, options)
-        return _Watch(address, channel, self._service, self._backoff, self._jitter, lambda: self._on_change())
+        waits = _Waits(self._backoff, self._clock, self._jitter)
+        return _Watch(address, channel, self._service, waits, lambda: self._on_change())
+
+
+class _Waits:
+    """How long to wait before a stream is begun anew: longer every time, until one has lived for as long as the longest wait."""
+
+    def __init__(self, backoff: Backoff, clock: Callable[[], float], jitter: Callable[[float, float], float]) -> None:
+        self._backoff = backoff
+        self._clock = clock
+        self._jitter = jitter
+        self._begun = clock()
+        self._attempt = 0
+
+    def begin(self) -> None:
+        """A stream begins."""
+        self._begun = self._clock()
+
+    def end(self) -> float:
+        """It has ended; the seconds to wait."""
+        if self._clock() - self._begun >= self._backoff.limit:
+            self._attempt = 0
+        bound = min(self._backoff.limit, self._backoff.base * 2.0 ** min(self._attempt, 30))
+        self._attempt += 1
+        return self._jitter(0.0, bound)
 
 
 class _Watch:
     """One endpoint's stream, begun anew with backoff for as long as the endpoint is listed."""
 
-    def __init__(
-        self,
-        address: str,
-        channel: grpc.Channel,
-        service: str,
-        backoff: Backoff,
-        jitter: Callable[[float, float], float],
-        on_change: Callable[[], None],
-    ) -> None:
+    def __init__(self, address: str, channel: grpc.Channel, service: str, waits: _Waits, on_change: Callable[[], None]) -> None:
         self.health = Health.UNKNOWN
         self.thread = threading.Thread(target=self._run, name=f"discovery health {address}", daemon=True)
         self._address = address
         self._channel = channel
         self._request = wire.HealthCheckRequest(service=service)
-        self._backoff = backoff
-        self._jitter = jitter
+        self._waits = waits
         self._on_change = on_change
         self._closing = threading.Event()
 
@@ -163,10 +180,9 @@ class _Watch:
             request_serializer=wire.HealthCheckRequest.SerializeToString,
             response_deserializer=wire.HealthCheckResponse.FromString,
         )
-        attempt = 0
         heard = False
         while not self._closing.is_set():
-            begun = time.monotonic()
+            self._waits.begin()
             # Servers close connections for their age alone. So what was heard last stays until another attempt has failed,
             # and that attempt fails, rather than waits, where nobody is there.
             wait_for_ready, heard = not heard, False
@@ -183,11 +199,7 @@ class _Watch:
                 return
             if not heard:
                 self._learn(Health.UNKNOWN)
-            if time.monotonic() - begun >= self._backoff.limit:
-                attempt = 0
-            bound = min(self._backoff.limit, self._backoff.base * 2.0 ** min(attempt, 30))
-            attempt += 1
-            self._closing.wait(self._jitter(0.0, bound))
+            self._closing.wait(self._waits.end())
 
     def _learn(self, health: Health) -> None:
         if health is not self.health and not self._closing.is_set():

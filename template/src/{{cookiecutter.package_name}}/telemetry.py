@@ -19,7 +19,8 @@ from .settings import Log, Settings
 class Telemetry:
     """What a server or a channel is given, and what ends it all; `shutdown` sends what is left and may take seconds."""
 
-    server_interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+    on: Callable[[grpc.aio.Server], Any] = lambda server: server
+    """What servicers are added to: the server, or something that measures their calls and hands them to it."""
     client_interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
     shutdown: Callable[[], None] = lambda: None
 
@@ -70,7 +71,7 @@ def configure(settings: Settings, role: str) -> Telemetry:
         )
         raise SystemExit(2) from None
 
-    from .interceptors import ClientMetrics, ServerMetrics
+    from .interceptors import ClientMetrics, ServerCalls
 
     secret = settings.telemetry.otlp_headers
     headers = dict(pair.split("=", 1) for pair in secret.get_secret_value().split(",")) if secret else None
@@ -82,7 +83,9 @@ def configure(settings: Settings, role: str) -> Telemetry:
         OTLPMetricExporter(f"{base}/v1/metrics", headers=headers), export_interval_millis=settings.telemetry.interval * 1000
     )
     meters = MeterProvider([reader], resource)
-    tracers = TracerProvider(ParentBasedTraceIdRatio(settings.telemetry.sample_ratio), resource)
+    # The server has decided before it begins a span, so that a call that is not recorded costs next to nothing.
+    sampler = ParentBasedTraceIdRatio(1.0 if role == "server" else settings.telemetry.sample_ratio)
+    tracers = TracerProvider(sampler, resource)
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{base}/v1/traces", headers=headers)))
     metrics.set_meter_provider(meters)
     trace.set_tracer_provider(tracers)
@@ -91,8 +94,7 @@ def configure(settings: Settings, role: str) -> Telemetry:
         tracers.shutdown()
         meters.shutdown(timeout_millis=5000)
 
-    # The library has no types of its own.
+    # The package has no types of its own.
     trace_client: Any = traced.aio_client_interceptors
-    trace_server: Any = traced.aio_server_interceptor
     client: list[Any] = [*trace_client(), *ClientMetrics.all()]
-    return Telemetry([trace_server(), ServerMetrics()], client, shutdown)
+    return Telemetry(ServerCalls(settings.telemetry.sample_ratio).on, client, shutdown)

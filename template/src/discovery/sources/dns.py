@@ -1,22 +1,24 @@
 """A name's addresses, asked for on a timer (scheme dns-poll): DNS tells nobody of a change, so it is asked again and again.
 
-With a port: A and AAAA records. Without: SRV (RFC 2782), whose port and weight count, and of whose priorities the lowest. A
-pod with an IPv4 and an IPv6 address is two endpoints here: DNS does not say that they are one.
+With a port: A and AAAA records. Without: SRV (RFC 2782), whose port and weight count, and of whose priorities the lowest; the
+addresses come from the same answer where the server sends them along. A pod with an IPv4 and an IPv6 address is two endpoints
+here: DNS does not say that they are one.
 """
 
 import ipaddress
 import threading
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import dns.exception
+import dns.name
 import dns.nameserver
 import dns.rdatatype
 import dns.resolver
 
 from ..config import Config, Dns, Empty
 from ..errors import SourceError, TargetError
-from ..snapshot import Endpoint, Snapshot, parse_authority
+from ..snapshot import Endpoint, Snapshot, canonical_address, parse_authority
 from ..target import Target
 
 MINIMAL_REFRESH = 0.05
@@ -38,46 +40,79 @@ class DnsSource:
         self._closed = threading.Event()
 
     def watch(self) -> Iterator[Snapshot]:
+        name, port = self._target.name, self._target.port
         while not self._closed.is_set():
-            name, port = self._target.name, self._target.port
-            yield Snapshot.of(self._addresses(name, int(port)) if port else self._services(name))
+            snapshot = Snapshot.of(self._endpoints(name, int(port))) if port else self._services(name)
+            if self._closed.is_set():
+                return
+            yield snapshot
             self._closed.wait(max(MINIMAL_REFRESH, self._settings.refresh))
 
     def close(self) -> None:
         self._closed.set()
 
-    def _addresses(self, name: str, port: int, weight: int = 1) -> list[Endpoint]:
-        """Both families. Where one fails all fail: half an answer would take away endpoints that live."""
+    def _endpoints(self, name: str, port: int) -> list[Endpoint]:
         try:
-            return [Endpoint(str(ipaddress.ip_address(name)), port, weight=weight)]
+            return [Endpoint(canonical_address(name), port)]
         except ValueError:
-            pass
-        records = [record for kind in _ADDRESS_TYPES for record in self._ask(name, kind)]
-        return [Endpoint(record.address, port, weight=weight, name=name.removesuffix(".")) for record in records]
+            return [Endpoint(address, port, name=name.removesuffix(".")) for address in self._addresses(name)]
 
-    def _services(self, name: str) -> list[Endpoint]:
-        records = self._ask(name, dns.rdatatype.SRV)
+    def _addresses(self, name: str) -> list[str]:
+        """Both families. Where one fails all fail: half an answer would take away endpoints that live."""
+        answers = [self._ask(name, kind) for kind in _ADDRESS_TYPES]
+        return [record.address for answer in answers if answer is not None for record in answer.rrset or ()]
+
+    def _services(self, name: str) -> Snapshot:
+        answer = self._ask(name, dns.rdatatype.SRV)
+        records = list(answer.rrset or ()) if answer is not None else []
         best = min((record.priority for record in records), default=0)
-        return [
-            endpoint
-            for record in records
-            if record.priority == best and str(record.target) != "."
-            # A weight of 0 means "hardly ever" in RFC 2782; our weights begin at 1.
-            for endpoint in self._addresses(str(record.target), record.port, max(1, record.weight))
-        ]
+        chosen = [record for record in records if record.priority == best and record.target != dns.name.root]
+        addresses = _sent_along(answer) if answer is not None else {}
+        for host in {record.target for record in chosen} - addresses.keys():
+            addresses[host] = self._addresses(host.to_text())
+        return Snapshot.of(
+            (
+                # A weight of 0 means "hardly ever" in RFC 2782; our weights begin at 1.
+                Endpoint(address, record.port, weight=max(1, record.weight), name=record.target.to_text(omit_final_dot=True))
+                for record in chosen
+                for address in addresses[record.target]
+            ),
+            (
+                f"the SRV record of '{name}' names '{record.target}', which has no address"
+                for record in chosen
+                if not addresses[record.target]
+            ),
+        )
 
-    def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> list[Any]:
-        # A name that begins without a search list in mind ends with a dot; others go through resolv.conf's.
+    def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> dns.resolver.Answer | None:
+        """The answer, perhaps without a record; None where there is no such name."""
         try:
-            return list(self._resolver.resolve(name, kind, raise_on_no_answer=False, search=not name.endswith(".")).rrset or ())
+            # A name with a dot at its end is complete; others go through resolv.conf's search list.
+            return self._resolver.resolve(name, kind, raise_on_no_answer=False, search=not name.endswith("."))
         except dns.resolver.NXDOMAIN:
-            return []
+            return None
         except (dns.exception.DNSException, OSError) as error:
-            servers = ", ".join(str(server) for server in self._resolver.nameservers) or "none"
-            kind_text = dns.rdatatype.to_text(kind)
+            servers = ", ".join(map(_written, self._resolver.nameservers)) or "none"
             raise SourceError(
-                f"the {kind_text} records of '{name}' cannot be read from DNS ({servers}) within {self._settings.timeout:g} s: {_reason(error)}"
+                f"the {dns.rdatatype.to_text(kind)} records of '{name}' cannot be read from DNS ({servers})"
+                f" within {self._settings.timeout:g} s: {_reason(error)}"
             ) from None
+
+
+def _sent_along(answer: dns.resolver.Answer) -> dict[dns.name.Name, list[str]]:
+    """The addresses of the additional section, by host. A host with fewer families than others is left out, to be asked for:
+    a server may drop what does not fit, without a word."""
+    found: dict[dns.name.Name, dict[dns.rdatatype.RdataType, list[str]]] = {}
+    for records in answer.response.additional:
+        if records.rdtype in _ADDRESS_TYPES:
+            found.setdefault(records.name, {})[records.rdtype] = [record.address for record in records]
+    families = {kind for by_kind in found.values() for kind in by_kind}
+    whole = {host: by_kind.values() for host, by_kind in found.items() if by_kind.keys() == families}
+    return {host: [address for addresses in by_kind for address in addresses] for host, by_kind in whole.items()}
+
+
+def _written(server: str | dns.nameserver.Nameserver) -> str:
+    return f"{server.address}:{server.port}" if isinstance(server, dns.nameserver.Do53Nameserver) else str(server)
 
 
 def _reason(error: Exception) -> str:

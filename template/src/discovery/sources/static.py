@@ -22,6 +22,8 @@ class StaticSource:
         self._closed = threading.Event()
 
     def watch(self) -> Iterator[Snapshot]:
+        if self._closed.is_set():
+            return
         yield Snapshot.of(endpoint for item in self._target.name.split(",") for endpoint in self._look_up(item))
         self._closed.wait()
 
@@ -29,7 +31,7 @@ class StaticSource:
         host, port = parse_authority(item)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be encoded
             raise SourceError(f"'{host}' cannot be looked up: {error}") from None
         for address in dict.fromkeys(str(information[4][0]) for information in found):
             yield Endpoint(address, port, name=item if address != host else "")

@@ -9,12 +9,20 @@ from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
 
 class Zone(BaseResolver):  # type: ignore[misc]
-    """name -> lines in zone-file form. `rcode` answers all questions with an error; `silent` answers none."""
+    """name -> lines in zone-file form. `rcode` answers all questions with an error; `silent` answers none.
+
+    `additional` lists the record types that are sent along with SRV records, but for the hosts and types in `dropped`; nothing
+    is answered while `open` is not set.
+    """
 
     def __init__(self) -> None:
         self.records: dict[str, list[str]] = {}
         self.rcode: dict[str, str] = {}  # record type, or * -> name of an error
         self.silent = False
+        self.additional: list[str] = []
+        self.dropped: set[tuple[str, str]] = set()
+        self.open = threading.Event()
+        self.open.set()
         self.asked = 0
         self.answered = threading.Condition()
 
@@ -28,6 +36,7 @@ class Zone(BaseResolver):  # type: ignore[misc]
         with self.answered:
             self.asked += 1
             self.answered.notify_all()
+        self.open.wait()
         if self.silent:
             raise TimeoutError("the zone is silent")
         code = self.rcode.get(kind) or self.rcode.get("*")
@@ -40,7 +49,15 @@ class Zone(BaseResolver):  # type: ignore[misc]
             for record in RR.fromZone(line):
                 if record.rtype == request.q.qtype:
                     reply.add_answer(record)
+                    if kind == "SRV":
+                        self._send_along(reply, str(record.rdata.target))
         return reply
+
+    def _send_along(self, reply: Any, host: str) -> None:
+        for line in self.records.get(host, []):
+            for record in RR.fromZone(line):
+                if QTYPE[record.rtype] in self.additional and (host, QTYPE[record.rtype]) not in self.dropped:
+                    reply.add_ar(record)
 
 
 class Server:
@@ -55,7 +72,8 @@ class Server:
         ]
         for server in self._servers:
             server.server.handle_error = lambda request, address: None  # a silent zone is no error worth a traceback
-            server.start_thread()
+            # Without the interval of its own `start_thread` every close takes up to a second.
+            threading.Thread(target=server.server.serve_forever, args=(0.01,), name="dns server", daemon=True).start()
 
     @property
     def address(self) -> str:
@@ -63,7 +81,7 @@ class Server:
 
     def close(self) -> None:
         for server in self._servers:
-            server.stop()
+            server.server.shutdown()
             server.server.server_close()
 
 

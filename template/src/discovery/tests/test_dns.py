@@ -16,6 +16,10 @@ from .servers import DEADLINE, Server, share, until
 pytest.importorskip("dns", reason="sources/dns.py needs dnspython: pip install dnspython")
 pytest.importorskip("dnslib", reason="the DNS tests need dnslib: pip install dnslib")
 
+from dns.name import from_text
+from dns.nameserver import Do53Nameserver
+
+from ..sources.dns import DnsSource
 from . import dns_server
 
 NAME = "pods.test."
@@ -64,6 +68,62 @@ def test_srv_records_name_ports_and_weights_and_only_the_first_priority_counts(s
     }
 
 
+SRV = ("SRV 1 1 80 one.test.", "SRV 1 1 80 two.test.", "SRV 1 1 81 two.test.")
+BOTH = {("127.0.0.1", 80), ("::1", 80), ("127.0.0.2", 80), ("::2", 80), ("127.0.0.2", 81), ("::2", 81)}
+
+
+@pytest.mark.parametrize(("additional", "questions"), [([], 1 + 2 * 2), (["A", "AAAA"], 1)], ids=["asked for", "sent along"])
+def test_the_addresses_of_srv_hosts_are_sent_along_or_asked_for_once_a_host(
+    server: dns_server.Server, additional: list[str], questions: int
+) -> None:
+    """A headless Service of 200 pods must not cost 400 questions more."""
+    server.zone.additional = additional
+    server.zone.set(NAME, *SRV)
+    server.zone.set("one.test.", "A 127.0.0.1", "AAAA ::1")
+    server.zone.set("two.test.", "A 127.0.0.2", "AAAA ::2")
+    assert found(first(server, f"dns-poll:///{NAME}")) == BOTH
+    assert server.zone.asked == questions
+
+
+def test_an_srv_host_of_which_less_was_sent_along_than_of_others_is_asked_for(server: dns_server.Server) -> None:
+    """A server drops what does not fit without a word, and endpoints that live must not vanish with it."""
+    server.zone.additional = ["A", "AAAA"]
+    server.zone.dropped = {("two.test.", "AAAA")}
+    server.zone.set(NAME, *SRV)
+    server.zone.set("one.test.", "A 127.0.0.1", "AAAA ::1")
+    server.zone.set("two.test.", "A 127.0.0.2", "AAAA ::2")
+    assert found(first(server, f"dns-poll:///{NAME}")) == BOTH
+    assert server.zone.asked == 1 + 2
+
+
+def test_an_srv_host_without_an_address_is_a_problem_and_costs_the_others_nothing(server: dns_server.Server) -> None:
+    """The sentence names record and host."""
+    server.zone.set(NAME, "SRV 1 1 80 one.test.", "SRV 1 1 80 gone.test.")
+    server.zone.set("one.test.", "A 127.0.0.1")
+    snapshot = first(server, f"dns-poll:///{NAME}")
+    assert found(snapshot) == {("127.0.0.1", 80)}
+    assert snapshot.problems == (f"the SRV record of '{NAME}' names 'gone.test.', which has no address",)
+
+
+def test_an_srv_record_that_says_there_is_no_service_is_an_empty_set(server: dns_server.Server) -> None:
+    """RFC 2782: a target of a single dot."""
+    server.zone.set(NAME, "SRV 0 0 0 .")
+    snapshot = first(server, f"dns-poll:///{NAME}")
+    assert (len(snapshot), snapshot.problems) == (0, ())
+
+
+@pytest.mark.parametrize(("name", "expected"), [("pods", {("127.0.0.1", 80)}), ("pods.", set())])
+def test_a_name_without_a_dot_at_its_end_goes_through_the_search_list(
+    server: dns_server.Server, name: str, expected: set[tuple[str, int]]
+) -> None:
+    """As for every other program on the host."""
+    server.zone.set(NAME, "A 127.0.0.1")
+    source = open_source(parse(f"dns-poll:///{name}:80"), config(server))
+    assert isinstance(source, DnsSource)
+    source._resolver.search = [from_text("test.")]
+    assert found(next(source.watch())) == expected
+
+
 @pytest.mark.parametrize(("target", "expected"), [("127.0.0.9:80", ("127.0.0.9", 80)), ("[::9]:80", ("::9", 80))])
 def test_ip_literals_are_their_own_answer(server: dns_server.Server, target: str, expected: tuple[str, int]) -> None:
     """No server is asked."""
@@ -94,6 +154,14 @@ def test_a_failed_question_is_an_error_even_if_the_other_family_answers(
     server.zone.rcode[family] = code
     with pytest.raises(SourceError, match=rf"records of '{NAME}' cannot be read from DNS \(.*127.0.0.1.*: {code}"):
         first(server, f"dns-poll:///{NAME}:80")
+
+
+def test_the_error_names_record_name_server_and_reason(server: dns_server.Server) -> None:
+    """And nothing of the library's own words."""
+    server.zone.rcode["*"] = "SERVFAIL"
+    with pytest.raises(SourceError) as error:
+        first(server, f"dns-poll:///{NAME}")
+    assert str(error.value) == f"the SRV records of '{NAME}' cannot be read from DNS ({server.address}) within 1 s: SERVFAIL"
 
 
 def test_a_silent_server_is_an_error_after_the_timeout(server: dns_server.Server) -> None:
@@ -211,6 +279,44 @@ def test_a_close_ends_the_wait_for_the_next_question(server: dns_server.Server) 
     source.close()
     thread.join(DEADLINE)
     assert not thread.is_alive()
+
+
+def test_a_close_during_a_look_up_is_prompt_for_its_owner_and_the_last(server: dns_server.Server) -> None:
+    """The owner does not wait for DNS, and what DNS says afterwards goes nowhere."""
+    server.zone.set(NAME, "A 127.0.0.1")
+    server.zone.open.clear()
+    source = open_source(parse(f"dns-poll:///{NAME}:80"), config(server, timeout=DEADLINE))
+    seen: list[Snapshot] = []
+    thread = threading.Thread(target=lambda: seen.extend(source.watch()), daemon=True)
+    thread.start()
+    with server.zone.answered:
+        assert server.zone.answered.wait_for(lambda: server.zone.asked > 0, DEADLINE)
+    source.close()
+    assert thread.is_alive()
+    server.zone.open.set()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+    assert seen == list(source.watch()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("10.0.0.1", ("10.0.0.1", 53)), ("10.0.0.1:54", ("10.0.0.1", 54)), ("::1", ("::1", 53)), ("[::1]:54", ("::1", 54))],
+)
+def test_a_server_may_be_an_address_or_an_address_and_a_port(text: str, expected: tuple[str, int]) -> None:
+    """Both families."""
+    source = open_source(parse(f"dns-poll:///{NAME}:80"), Config(dns=Dns(servers=(text,))))
+    assert isinstance(source, DnsSource)
+    (made,) = source._resolver.nameservers
+    assert isinstance(made, Do53Nameserver)
+    assert (made.address, made.port) == expected
+
+
+def test_a_second_server_is_asked_where_the_first_is_down(server: dns_server.Server) -> None:
+    """Within the same question."""
+    server.zone.set(NAME, "A 127.0.0.1")
+    settings = Config(dns=Dns(servers=("127.0.0.1:1", server.address), timeout=DEADLINE))
+    assert found(next(iter(open_source(parse(f"dns-poll:///{NAME}:80"), settings).watch()))) == {("127.0.0.1", 80)}
 
 
 def test_traffic_goes_where_dns_says(server: dns_server.Server) -> None:

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..config import Backoff
 from ..health import LIMIT, HealthMonitor
 from ..snapshot import Endpoint, Snapshot, parse_authority
 from ..wire import health_pb2 as wire
+from .fakes import Clock
 from .servers import DEADLINE, METHOD, servers, share, unary, until
 
 PACKAGE = __package__.rpartition(".")[0]
@@ -43,7 +43,7 @@ class Server:
         watch = grpc.unary_stream_rpc_method_handler(
             self._watch, wire.HealthCheckRequest.FromString, wire.HealthCheckResponse.SerializeToString
         )
-        who = grpc.unary_unary_rpc_method_handler(lambda request, context: self.name.encode())
+        who: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: self.name.encode())
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Watch": watch}),
@@ -78,18 +78,19 @@ class Server:
             yield wire.HealthCheckResponse(status=NAMES[told])
 
     def stop(self) -> None:
-        self.end_streams()
         self._server.stop(None).wait(DEADLINE)
 
 
 class Run:
     """A monitor over some endpoints. `waits` are the bounds of the waits that it made; it does not make them in fact."""
 
-    def __init__(self, *addresses: str, service: str = "", backoff: Backoff | None = None) -> None:
+    def __init__(self, *addresses: str, service: str = "", backoff: Backoff | None = None, clock: Clock | None = None) -> None:
         self.snapshot = Snapshot.of([Endpoint(*parse_authority(address)) for address in addresses])
         self.waits: list[float] = []
         self.seen: list[list[str]] = []
-        self.monitor = HealthMonitor(service, backoff or Backoff(0.01, 0.1), None, "test", jitter=self._jitter)
+        self.monitor = HealthMonitor(
+            service, backoff or Backoff(0.01, 0.1), None, "test", clock=clock or Clock(), jitter=self._jitter
+        )
         self.changed = threading.Condition()
         self.monitor.start(self._notify)
         self.monitor.update(self.snapshot)
@@ -181,17 +182,16 @@ def test_a_stream_that_ends_is_begun_anew_and_what_was_said_stays_meanwhile() ->
 
 def test_a_server_that_ends_every_stream_is_asked_less_and_less_often() -> None:
     """Whatever it answers before; only a stream that lived for long takes the waits back to the shortest."""
-    server = Server("a")
-    run = Run(server.address, backoff=Backoff(0.01, 0.04))
+    server, clock = Server("a"), Clock()
+    run = Run(server.address, backoff=Backoff(1, 8), clock=clock)
     try:
-        for count in range(1, 5):
+        for count in range(1, 7):
             until(lambda count=count: len(server.asked) == count)  # type: ignore[misc]
-            if count == 4:
-                begun = time.monotonic()
-                until(lambda: time.monotonic() - begun > 0.1)
+            if count == 6:
+                clock.now += 8
             server.end_streams()
-        until(lambda: len(run.waits) == 4)
-        assert run.waits == [0.01, 0.02, 0.04, 0.01]
+        until(lambda: len(run.waits) == 6)
+        assert run.waits == [1, 2, 4, 8, 8, 1]
     finally:
         run.monitor.close()
         server.stop()
@@ -233,9 +233,7 @@ def test_under_tls_the_question_is_asked_as_the_calls_are(trusted: bool) -> None
     roots = (authority if trusted else trustme.CA()).cert_pem.bytes()
     target = f"static:///{server.address}"
     try:
-        with secure_channel(
-            target, grpc.ssl_channel_credentials(roots), [("grpc.default_authority", "greeter.test")]
-        ) as channel:
+        with secure_channel(target, grpc.ssl_channel_credentials(roots), [("grpc.default_authority", "greeter.test")]) as channel:
             if trusted:
                 until(lambda: status(target).by_health() == {Health.UNHEALTHY: 1})
             with pytest.raises(grpc.RpcError) as error:

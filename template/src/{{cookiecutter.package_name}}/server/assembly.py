@@ -31,11 +31,10 @@ class Assembled:
 async def assemble(settings: Settings, telemetry: Telemetry) -> Assembled:
     """Everything but the start. Raises PortError where the port is taken or the address is not this machine's."""
     server = grpc.aio.server(
-        interceptors=telemetry.server_interceptors,
         options=server_options(settings),
         maximum_concurrent_rpcs=settings.server.max_concurrent_rpcs,
     )
-    rpc.add_GreeterServiceServicer_to_server(servicer.Greeter(settings.server.name), server)
+    rpc.add_GreeterServiceServicer_to_server(servicer.Greeter(settings.server.name), telemetry.on(server))
 
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
