@@ -5,10 +5,12 @@ MODE ?= dns
 
 bin = $(VENV)/bin
 installed = $(VENV)/installed
-pytest = PYTHONDONTWRITEBYTECODE=1 $(bin)/python -m pytest -c pyproject.toml
+pytest = $(bin)/python -m pytest -c pyproject.toml
+# Everything in template/ would be copied into a project.
+export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster lint format bench stress wire lock docs clean
+.PHONY: help demo test test-cluster lint format bench stress wire lock docs check clean
 
 ##@ See it
 demo: $(installed) ## bake the default project and run its demo (MODE=dns|native-dns|passthrough|manual, JSON=1)
@@ -27,6 +29,8 @@ lint: $(installed) ## style and types
 	@$(bin)/ruff check --config pyproject.toml --no-cache .
 	@$(bin)/ruff format --config pyproject.toml --no-cache --check .
 	@$(bin)/mypy
+
+check: lint test ## both: what a change must pass
 
 format: $(installed) ## put the code into form
 	@$(bin)/ruff check --config pyproject.toml --no-cache --fix --quiet .
@@ -66,4 +70,4 @@ $(installed): requirements.lock
 
 ##@ Help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  \033[36m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} /^[a-z-]+:.*## / {gsub(/\$$\$$/, "$$"); printf "  \033[36m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)

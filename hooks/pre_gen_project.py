@@ -16,11 +16,17 @@ LONGEST_SLUG = 40
 """Kubernetes names hold 63 characters, and ours get endings such as -server-headless and a ReplicaSet's hash."""
 
 TAKEN = frozenset(
-    {"discovery", "greeter", "demo", "tests", "google", "grpc", "grpc_channelz", "grpc_health", "grpc_reflection", "grpc_status"}
-    | {"opentelemetry", "pydantic", "pydantic_settings", "pydantic_core", "pythonjsonlogger", "dns", "kubernetes", "etcd"}
-    | {"dnslib", "rich", "matplotlib", "pytest", "hypothesis", "trustme", "mypy", "setuptools", "src", "deploy", "docs"}
+    {"discovery", "greeter", "demo", "tests", "benchmarks", "deploy", "docs", "proto", "requirements", "src"}
+    | {"annotated_types", "ast_serialize", "attr", "buf_bin", "certifi", "cffi", "charset_normalizer", "contourpy"}
+    | {"cryptography", "cycler", "dateutil", "dns", "dnslib", "dotenv", "etcd", "google", "grpc", "grpc_channelz"}
+    | {"grpc_health", "grpc_reflection", "grpc_status", "grpc_tools", "hypothesis", "idna", "iniconfig", "kiwisolver"}
+    | {"kubernetes", "librt", "markdown_it", "matplotlib", "mdurl", "mpl_toolkits", "mypy", "mypy_extensions", "mypy_protobuf"}
+    | {"mypyc", "numpy", "opentelemetry", "packaging", "pathspec", "pip", "pluggy", "py", "pycparser", "pydantic"}
+    | {"pydantic_core", "pydantic_settings", "pygments", "pylab", "pyparsing", "pytest", "pytest_asyncio", "pythonjsonlogger"}
+    | {"requests", "rich", "ruff", "setuptools", "six", "sortedcontainers", "trustme", "typing_extensions", "typing_inspection"}
+    | {"tzdata", "urllib3", "websocket", "wheel", "wrapt", "yaml"}
 )
-"""Top-level names that the project itself or what it installs already has."""
+"""Top-level names of the project itself, then of all that its lock installs; a test compares them with an installation."""
 
 
 def problems(answers: Mapping[str, str]) -> Iterator[str]:
@@ -40,7 +46,8 @@ def problems(answers: Mapping[str, str]) -> Iterator[str]:
         yield f"package_name '{package}' is a word of Python itself; answer another, such as {package}_service"
     elif package in TAKEN or package in sys.stdlib_module_names:
         yield f"package_name '{package}' would hide a package that the project needs; answer another, such as {package}_service"
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)*", answers["image_registry"]):
+    registry = r"[a-z0-9]+((\.|-+)[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*"
+    if not re.fullmatch(registry, answers["image_registry"]):
         yield f"image_registry '{answers['image_registry']}' must be a host or host/path in lower case, without a scheme, as in registry.example.com/team"
     for key, known in CHOICES.items():
         if answers[key] not in known:

@@ -1,5 +1,6 @@
 """A project baked through cookiecutter itself, from a clean copy of the checkout: `python -m tests.bake FOLDER`."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,10 @@ SLUG = "greeter-pair"
 def clean_copy(folder: Path) -> Path:
     """What git tracks or would track, links as links. cookiecutter copies a checkout whole, with all that lies in it."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True
     )
+    if listed.returncode:
+        raise SystemExit(f"bake: git cannot list the files of this checkout; clone it with git: {listed.stderr.decode().strip()}")
     for name in listed.stdout.decode().split("\0"):
         source = ROOT / name
         if name and (source.is_file() or source.is_symlink()):
@@ -25,12 +28,16 @@ def clean_copy(folder: Path) -> Path:
 
 def cookiecutter(template: Path, output: Path, **answers: str) -> subprocess.CompletedProcess[str]:
     """Run cookiecutter as a user does, with these answers and the defaults for the others."""
-    given = [f"{key}={value}" for key, value in answers.items()]
-    return subprocess.run(
-        [sys.executable, "-m", "cookiecutter", str(template), "--no-input", "-o", str(output), *given],
-        capture_output=True,
-        text=True,
-    )
+    return run_cookiecutter(str(template), "--no-input", "-o", str(output), *(f"{key}={value}" for key, value in answers.items()))
+
+
+def run_cookiecutter(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Its command line, untouched by the user's own configuration; what it leaves behind elsewhere (copies, replays) is removed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        configuration = Path(scratch) / "configuration.yaml"
+        configuration.write_text(f"replay_dir: {scratch}\n")
+        environment = {**os.environ, "TMPDIR": scratch, "COOKIECUTTER_CONFIG": str(configuration)}
+        return subprocess.run([sys.executable, "-m", "cookiecutter", *arguments], env=environment, capture_output=True, text=True)
 
 
 def bake(output: Path, **answers: str) -> Path:

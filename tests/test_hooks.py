@@ -1,12 +1,13 @@
 """hooks/: what an answer may be, what is left out, and a lost link."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from hooks import post_gen_project, pre_gen_project, pre_prompt
 
-from .bake import ROOT, clean_copy, cookiecutter
+from .bake import ROOT, clean_copy, cookiecutter, run_cookiecutter
 
 GOOD = {
     "project_name": 'Zoë\'s "Pair"',
@@ -44,6 +45,8 @@ def test_good_answers_are_accepted() -> None:
         ("package_name", "greeter", "answer another, such as greeter_service"),
         ("image_registry", "https://registry", "without a scheme"),
         ("image_registry", "Registry/x", "in lower case"),
+        ("image_registry", "registry.example.com/team/", "without a scheme"),
+        ("image_registry", "registry..example", "without a scheme"),
         ("discovery", "consul", "answer one of kubernetes, dns, etcd"),
         ("registries", "some", "answer one of all, chosen"),
         ("python_version", "2.7", "answer one of 3.11"),
@@ -60,8 +63,8 @@ def test_a_bad_answer_is_refused_in_one_sentence_that_names_it(
     assert sentence in said[0]
 
 
-def test_every_package_that_a_project_installs_or_has_is_taken() -> None:
-    """What the template imports cannot be the package's name."""
+def test_every_package_that_a_project_has_is_taken() -> None:
+    """What the template brings cannot be the package's name."""
     own = {path.name for path in (ROOT / "template" / "src").iterdir() if path.is_dir() and "cookiecutter" not in path.name}
     assert own <= pre_gen_project.TAKEN
     assert "demo" in pre_gen_project.TAKEN
@@ -72,6 +75,20 @@ def test_a_refused_bake_leaves_nothing_behind_and_says_why(tmp_path: Path) -> No
     done = cookiecutter(clean_copy(tmp_path / "copy"), tmp_path / "out", package_name="import")
     assert done.returncode != 0
     assert "package_name 'import' is a word of Python itself" in done.stderr
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_an_unknown_choice_is_refused_from_the_command_line_and_from_a_recording(tmp_path: Path) -> None:
+    """cookiecutter itself stops the first, before any hook; the second reaches the hook."""
+    copy = clean_copy(tmp_path / "copy")
+    done = cookiecutter(copy, tmp_path / "out", discovery="consul")
+    assert done.returncode != 0
+    assert "the choices are ['kubernetes', 'dns', 'etcd']" in done.stderr
+    recording = tmp_path / "recording.json"
+    recording.write_text(json.dumps({"cookiecutter": {**GOOD, "discovery": "consul"}}))
+    done = run_cookiecutter(str(copy), "-o", str(tmp_path / "out"), "--replay-file", str(recording))
+    assert done.returncode != 0
+    assert "discovery 'consul' is unknown; answer one of kubernetes, dns, etcd" in done.stderr
     assert not list((tmp_path / "out").glob("*"))
 
 

@@ -136,7 +136,7 @@ def _resolver(target: Target, settings: Dns) -> dns.resolver.Resolver:
     if settings.servers:
         resolver.nameservers = [_server(target, server) for server in settings.servers]
     resolver.lifetime = settings.timeout
-    resolver.timeout = min(resolver.timeout, settings.timeout)
+    resolver.timeout = settings.timeout / 3  # a lost datagram, or a server that is down, must leave time for another try
     return resolver
 
 

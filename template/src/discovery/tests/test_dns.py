@@ -315,7 +315,7 @@ def test_a_server_may_be_an_address_or_an_address_and_a_port(text: str, expected
 def test_a_second_server_is_asked_where_the_first_is_down(server: dns_server.Server) -> None:
     """Within the same question."""
     server.zone.set(NAME, "A 127.0.0.1")
-    settings = Config(dns=Dns(servers=("127.0.0.1:1", server.address), timeout=DEADLINE))
+    settings = Config(dns=Dns(servers=("127.0.0.1:1", server.address), timeout=1.5))
     assert found(next(iter(open_source(parse(f"dns-poll:///{NAME}:80"), settings).watch()))) == {("127.0.0.1", 80)}
 
 

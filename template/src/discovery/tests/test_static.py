@@ -1,5 +1,6 @@
 """sources/static.py: a list in the target."""
 
+import re
 import threading
 
 import pytest
@@ -21,22 +22,31 @@ def test_literals_stand_for_themselves_and_names_are_looked_up() -> None:
     assert ("127.0.0.1", 82) in first("static:///localhost:82")
 
 
-def test_a_name_that_cannot_be_looked_up_is_an_error_that_names_it() -> None:
-    """The resolver tries again."""
-    with pytest.raises(SourceError, match=r"'no\.such\.host\.invalid' cannot be looked up"):
-        first("static:///no.such.host.invalid:80")
+@pytest.mark.parametrize("name", ["no.such.host.invalid", "a" * 70, "a..b"])
+def test_a_name_that_cannot_be_looked_up_is_an_error_that_names_it(name: str) -> None:
+    """The resolver tries again; a name that no look-up can mean is no defect of ours either."""
+    with pytest.raises(SourceError, match=f"'{re.escape(name)}' cannot be looked up"):
+        first(f"static:///{name}:80")
 
 
 def test_it_never_changes_and_ends_when_closed() -> None:
-    """One set, then nothing."""
+    """One set, then nothing; after the close not even that."""
     source = open_source(parse("static:///127.0.0.1:80"), Config())
-    seen: list[object] = []
-    thread = threading.Thread(target=lambda: seen.extend(source.watch()), daemon=True)
+    watch = iter(source.watch())
+    assert len(next(watch)) == 1
+    rest: list[object] = []
+    thread = threading.Thread(target=lambda: rest.extend(watch), daemon=True)
     thread.start()
     source.close()
     thread.join(DEADLINE)
     assert not thread.is_alive()
-    assert len(seen) == 1
+    assert rest == list(source.watch()) == []
+
+
+def test_an_endpoint_is_named_after_the_name_it_was_found_by() -> None:
+    """A literal has no name of its own."""
+    source = open_source(parse("static:///127.0.0.1:80,localhost:81"), Config())
+    assert {endpoint.name for endpoint in next(iter(source.watch())).endpoints} == {"", "localhost:81"}
 
 
 def test_calls_are_spread_over_the_list() -> None:
