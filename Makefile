@@ -70,4 +70,7 @@ $(installed): requirements.lock
 
 ##@ Help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} /^[a-z-]+:.*## / {gsub(/\$$\$$/, "$$"); printf "  \033[36m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@[ -t 1 ] && colour=1 || colour=; awk -v colour=$$colour \
+		'BEGIN {FS = ":.*## "; if (colour) {bold = "\033[1m"; blue = "\033[36m"; plain = "\033[0m"}} \
+		/^##@/ {print "\n" bold substr($$0, 5) plain} \
+		/^[a-z-]+:.*## / {gsub(/\$$\$$/, "$$"); printf "  %s%-13s%s %s\n", blue, $$1, plain, $$2}' $(MAKEFILE_LIST)

@@ -21,12 +21,21 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 
+_HEAD = """# Measurements
+
+What discovery costs and how fast it is, beside a peer in the same run where there is one. This page is written by
+`python -m benchmarks --page docs/benchmarks.md`; `make bench` prints the same for your machine, `make stress` makes the long runs.
+An update swaps one endpoint. Goals are promises; a missed one is shown as it is.
+"""
+
+
 def main() -> int:
     """Status 1 where a long run failed; a missed goal is shown, not punished: this machine may be busy."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("part", nargs="?", choices=[*PARTS, "stress"], help="only this one")
     parser.add_argument("--seconds", type=float, default=300.0, help="how long the run with changes takes (300)")
     parser.add_argument("--json", type=Path, default=Path("build/benchmarks.json"), help="where the figures go")
+    parser.add_argument("--page", type=Path, help="write the table as a page of the documentation, such as docs/benchmarks.md")
     arguments = parser.parse_args()
     if arguments.part == "stress":
         failed = 0
@@ -42,6 +51,8 @@ def main() -> int:
     print("\n".join([machine, "", *table(rows)]))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps({"machine": machine, "rows": as_json(rows)}, indent=2) + "\n")
+    if arguments.page:
+        arguments.page.write_text("\n".join([_HEAD, machine + ".", "", *table(rows), ""]))
     return 0
 
 

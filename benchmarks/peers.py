@@ -21,7 +21,9 @@ async def say(request, context):
 async def main():
     global NAME
     NAME = sys.argv[1].encode()
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    # By itself a server cancels what waits beyond 1,000 calls; here one process stands for hundreds of servers.
+    unlimited = [("grpc.server.max_pending_requests", 100_000), ("grpc.server.max_pending_requests_hard_limit", 100_000)]
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *unlimited])
     handler = grpc.unary_unary_rpc_method_handler(say)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"Say": handler}),))
     print(server.add_insecure_port("0.0.0.0:0"), flush=True)

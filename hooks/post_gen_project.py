@@ -31,6 +31,12 @@ def apply(root: Path, answers: Mapping[str, str]) -> None:
             place.unlink()
 
 
+def clear_caches(root: Path) -> None:
+    """Delete compiled Python: a checkout in which somebody has worked holds some, and cookiecutter copies all that lies in it."""
+    for cache in list(root.rglob("__pycache__")):
+        shutil.rmtree(cache)
+
+
 def next_steps(answers: Mapping[str, str]) -> str:
     """What to do now."""
     return f"""
@@ -46,6 +52,7 @@ def next_steps(answers: Mapping[str, str]) -> str:
 def main(answers: Mapping[str, str]) -> None:
     """Called in the new project's folder."""
     apply(Path.cwd(), answers)
+    clear_caches(Path.cwd())
     print(next_steps(answers))
 
 

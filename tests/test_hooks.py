@@ -131,6 +131,17 @@ def test_a_bake_works_without_the_link(tmp_path: Path, lost: str) -> None:
     assert (tmp_path / "out" / "greeter-pair" / "src" / "discovery" / "target.py").exists()
 
 
+def test_a_bake_from_a_checkout_in_which_somebody_has_worked_is_clean(tmp_path: Path) -> None:
+    """Compiled Python of the template's is none of the project's."""
+    copy = clean_copy(tmp_path / "copy")
+    for folder in ("template/src/discovery/__pycache__", "template/tests/__pycache__"):
+        (copy / folder).mkdir()
+        (copy / folder / "x.cpython-311.pyc").write_bytes(b"\x00\xff")
+    done = cookiecutter(copy, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "out").rglob("__pycache__"))
+
+
 def test_the_hooks_are_short() -> None:
     """Each is read by everyone who bakes, before it runs on their machine."""
     for path in (ROOT / "hooks").glob("*.py"):

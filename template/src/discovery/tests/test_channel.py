@@ -24,6 +24,7 @@ from .. import (
     status,
     wait_until_synced,
 )
+from ..channel import open_target
 from ..lifetime import process
 from ..routes import NO_RETRY
 from .servers import DEADLINE, Server, servers, share, streaming, unary, until, who
@@ -325,3 +326,18 @@ def test_a_bad_entry_is_refused_whole(manual: Manual) -> None:
         snapshot = status(manual.target).snapshot
     assert snapshot is not None
     assert len(snapshot) == 1
+
+
+def test_our_channel_arguments_give_way_to_the_callers() -> None:
+    """What is set for good reasons, and what is set only beside a keepalive; nothing of it overrules a choice."""
+    ours = {"grpc.default_authority": "greeter", "grpc.enable_http_proxy": 0, "grpc.priority_failover_timeout_ms": 1000}
+    _, options, lease = open_target("manual:///greeter", None, None, None)
+    assert dict(options) == ours
+    assert lease is not None
+    lease.release()
+    chosen = [("grpc.keepalive_time_ms", 5000), ("grpc.keepalive_timeout_ms", 2000), ("grpc.enable_http_proxy", 1)]
+    _, options, lease = open_target("manual:///greeter", chosen, None, None)
+    assert dict(options) == {**ours, **dict(chosen), "grpc.http2.ping_timeout_ms": 2000}
+    assert len(options) == len(dict(options))
+    assert lease is not None
+    lease.release()
