@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -139,13 +140,13 @@ finish()
 
 def _exits(times: int = 50) -> Outcome:
     wrong: list[str] = []
+    environment = {**os.environ, "PYTHONPATH": str(Path(discovery.__file__).parents[1])}
     with servers(1) as [port]:
         for number in range(times):
             end, kind = ("normal", "exit", "error")[number % 3], ("sync", "aio")[number % 2]
             try:
-                done = subprocess.run(
-                    [sys.executable, "-c", _EXITING, f"127.0.0.1:{port}", end, kind], capture_output=True, text=True, timeout=60
-                )
+                command = [sys.executable, "-c", _EXITING, f"127.0.0.1:{port}", end, kind]
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
             except subprocess.TimeoutExpired:
                 wrong.append(f"{kind} {end}: hangs")
                 continue

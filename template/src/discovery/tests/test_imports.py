@@ -1,6 +1,7 @@
 """The map of the folder: imports point one way, nothing outside is needed, and nothing else is public."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,9 @@ def test_importing_it_needs_no_registrys_library_and_starts_nothing() -> None:
         "print(sorted({'dns', 'kubernetes', 'rich'} & {name.split('.')[0] for name in sys.modules}), threading.active_count())"
     )
     root = str(FOLDER.parents[package.count(".")])
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout == "[] 1\n", done.stderr
 
 
