@@ -7,9 +7,10 @@ README.md beside this file says what to copy and what to install; target.py list
 
 from . import aio
 from .channel import insecure_channel, secure_channel
-from .config import Backoff, Config, Dns, Empty
+from .config import Backoff, Config, Dns, Empty, Etcd, Kubernetes
 from .errors import ControlPlaneError, DiscoveryError, NotSyncedError, RegistrationError, SourceError, TargetError
 from .lifetime import status, wait_until_synced
+from .registrar import Registrar
 from .snapshot import Endpoint, Health, Snapshot
 from .sources.manual import Manual
 from .status import Status
@@ -22,9 +23,12 @@ __all__ = [
     "Dns",
     "Empty",
     "Endpoint",
+    "Etcd",
     "Health",
+    "Kubernetes",
     "Manual",
     "NotSyncedError",
+    "Registrar",
     "RegistrationError",
     "Snapshot",
     "SourceError",

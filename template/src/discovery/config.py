@@ -53,9 +53,54 @@ class Dns:
     servers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in (("refresh", self.refresh), ("timeout", self.timeout)):
-            if not 0.01 <= value <= 86400:
-                raise TargetError(f"Dns({name}={value}) must be between 0.01 and 86400 seconds")
+        _check_times("Dns", refresh=self.refresh, timeout=self.timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Etcd:
+    """How etcd is reached. Times in seconds.
+
+    endpoints: the members, `host:port` or `https://host:port`; where one fails the next is taken.
+    user, password: where etcd's authentication is on.
+    ca, certificate, key: PEM files; `ca` or https means TLS, without `ca` the system's authorities count.
+    timeout: for one request.   keepalive: how often a silent watch is asked whether it still lives.
+    """
+
+    endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
+    user: str = ""
+    password: str = field(default="", repr=False)
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    timeout: float = 5.0
+    keepalive: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.endpoints:
+            raise TargetError("Etcd(endpoints=()) names no member; write for example Etcd(endpoints=('127.0.0.1:2379',))")
+        for first, second in (("certificate", "key"), ("key", "certificate"), ("user", "password"), ("password", "user")):
+            if getattr(self, first) and not getattr(self, second):
+                raise TargetError(f"Etcd({first}=...) needs {second}=... beside it")
+        _check_times("Etcd", timeout=self.timeout, keepalive=self.keepalive)
+
+
+@dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """How the Kubernetes API is reached: from inside a pod by its service account, elsewhere by a kubeconfig.
+
+    kubeconfig: a file; empty is $KUBECONFIG or ~/.kube/config, and outranks the service account only where it is set here.
+    context: one of the file's; empty is its current one.   timeout: seconds for one request.
+    silence: seconds without a word, not even a bookmark, after which a watch is begun anew; the API server sends one about
+        every minute.
+    """
+
+    kubeconfig: str = ""
+    context: str = ""
+    timeout: float = 10.0
+    silence: float = 90.0
+
+    def __post_init__(self) -> None:
+        _check_times("Kubernetes", timeout=self.timeout, silence=self.silence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +120,11 @@ class Config:
     health: str | None = ""
     backoff: Backoff = field(default_factory=Backoff)
     dns: Dns = field(default_factory=Dns)
+    etcd: Etcd = field(default_factory=Etcd)
+    kubernetes: Kubernetes = field(default_factory=Kubernetes)
+
+
+def _check_times(section: str, **seconds: float) -> None:
+    for name, value in seconds.items():
+        if not 0.01 <= value <= 86400:
+            raise TargetError(f"{section}({name}={value}) must be between 0.01 and 86400 seconds")

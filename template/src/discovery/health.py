@@ -15,6 +15,7 @@ import grpc
 
 from .config import Backoff
 from .snapshot import Endpoint, Health, Snapshot
+from .waits import Waits
 from .wire import health_pb2 as wire
 
 logger = logging.getLogger(__package__)
@@ -123,37 +124,14 @@ class HealthMonitor:
             channel = grpc.insecure_channel(uri, options)
         else:
             channel = grpc.secure_channel(uri, self._credentials, options)
-        waits = _Waits(self._backoff, self._clock, self._jitter)
+        waits = Waits(self._backoff, self._clock, self._jitter)
         return _Watch(address, channel, self._service, waits, lambda: self._on_change())
-
-
-class _Waits:
-    """How long to wait before a stream is begun anew: longer every time, until one has lived for as long as the longest wait."""
-
-    def __init__(self, backoff: Backoff, clock: Callable[[], float], jitter: Callable[[float, float], float]) -> None:
-        self._backoff = backoff
-        self._clock = clock
-        self._jitter = jitter
-        self._begun = clock()
-        self._attempt = 0
-
-    def begin(self) -> None:
-        """A stream begins."""
-        self._begun = self._clock()
-
-    def end(self) -> float:
-        """It has ended; the seconds to wait."""
-        if self._clock() - self._begun >= self._backoff.limit:
-            self._attempt = 0
-        bound = min(self._backoff.limit, self._backoff.base * 2.0 ** min(self._attempt, 30))
-        self._attempt += 1
-        return self._jitter(0.0, bound)
 
 
 class _Watch:
     """One endpoint's stream, begun anew with backoff for as long as the endpoint is listed."""
 
-    def __init__(self, address: str, channel: grpc.Channel, service: str, waits: _Waits, on_change: Callable[[], None]) -> None:
+    def __init__(self, address: str, channel: grpc.Channel, service: str, waits: Waits, on_change: Callable[[], None]) -> None:
         self.health = Health.UNKNOWN
         self.thread = threading.Thread(target=self._run, name=f"discovery health {address}", daemon=True)
         self._address = address

@@ -16,6 +16,7 @@ from .snapshot import Snapshot
 from .source import Source
 from .status import Status
 from .target import Target
+from .waits import Waits
 
 logger = logging.getLogger(__package__)
 
@@ -132,9 +133,9 @@ class Resolver:
     # ---- the source's thread ----
 
     def _read(self) -> None:
-        attempt = 0
+        waits = Waits(self._config.backoff, self._clock, self._jitter)
         while not self._closing.is_set():
-            begun = self._clock()
+            waits.begin()
             retry_after = 0.0
             try:
                 for snapshot in self._source.watch():
@@ -147,12 +148,8 @@ class Resolver:
                 reason = f"the source has a defect: {type(error).__name__}: {error}"
             if self._closing.is_set():
                 return
-            if self._clock() - begun >= self._config.backoff.limit:
-                attempt = 0
             self._fail(reason)
-            bound = min(self._config.backoff.limit, self._config.backoff.base * 2.0 ** min(attempt, 30))
-            attempt += 1
-            self._closing.wait(max(retry_after, MINIMAL_WAIT, self._jitter(0.0, bound)))
+            self._closing.wait(max(retry_after, MINIMAL_WAIT, waits.end()))
 
     def _receive(self, snapshot: Snapshot) -> None:
         now = self._clock()

@@ -27,6 +27,8 @@ class Endpoint(NamedTuple):
     address: an IPv4 or IPv6 literal, without brackets.   port: 1 to 65535.
     zone: where it runs, empty if unknown.                 weight: its share among endpoints; 1 or more.
     name: what the registry calls it (pod, key), empty if it has no name; for people to read.
+    node: the machine that it runs on, empty if unknown.   hints: the zones whose clients it should serve (KEP-2433).
+    metadata: what else the registry holds of it, as JSON; empty if nothing.
     """
 
     address: str
@@ -35,6 +37,9 @@ class Endpoint(NamedTuple):
     weight: int = 1
     health: Health = Health.UNKNOWN
     name: str = ""
+    node: str = ""
+    hints: tuple[str, ...] = ()
+    metadata: str = ""
 
     @property
     def authority(self) -> str:

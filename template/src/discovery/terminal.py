@@ -18,9 +18,16 @@ COLUMNS: tuple[tuple[str, Callable[[Endpoint], str]], ...] = (
 """What a table shows of an endpoint: heading and text."""
 
 
+_OFTEN_EMPTY = ("name", "node", "hints", "metadata")
+
+
 def as_json(status: Status) -> str:
     """One line of JSON: the target, its state, and every endpoint."""
-    listed = [{**endpoint._asdict(), "health": endpoint.health.name.lower()} for endpoint in _sorted(status.snapshot)]
+    listed = [
+        {name: value for name, value in endpoint._asdict().items() if value or name not in _OFTEN_EMPTY}
+        | {"health": endpoint.health.name.lower()}
+        for endpoint in _sorted(status.snapshot)
+    ]
     facts: dict[str, Any] = {
         "target": status.target,
         "state": status.state,

@@ -36,7 +36,7 @@ def test_resolve_as_json_is_one_document() -> None:
     """For scripts."""
     done = command("resolve", "static:///127.0.0.1:80", "--json", "--no-health")
     assert json.loads(done.stdout)["endpoints"] == [
-        {"address": "127.0.0.1", "port": 80, "zone": "", "weight": 1, "health": "unknown", "name": ""}
+        {"address": "127.0.0.1", "port": 80, "zone": "", "weight": 1, "health": "unknown"}
     ]
 
 

@@ -1,0 +1,117 @@
+"""EndpointSlices in (decoded JSON of discovery.k8s.io/v1), endpoints out. Pure; the rules are those of the API's reference.
+
+A Service's endpoints are spread over several slices, each with its own ports, and an endpoint may stand in two slices while
+it is being moved.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..snapshot import Endpoint, Health
+
+USUAL_PORT = "grpc"
+"""The port that is meant where a target names none and the Service has several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What one EndpointSlice says about the wanted port."""
+
+    entries: tuple[tuple[str, Endpoint], ...] = ()
+    """Endpoints, each with what it stands for (a pod), or nothing where the slice does not tell."""
+    ipv6: bool = False
+    problems: tuple[str, ...] = ()
+    other_ports: tuple[str, ...] = ()
+    """The ports there are, where the wanted one is not among them."""
+
+
+def read(content: Any, wanted: str) -> Slice:
+    """One EndpointSlice; `wanted` is a port's name or number, or empty. Whatever is malformed becomes a problem."""
+    if not isinstance(content, dict) or not isinstance(content.get("metadata"), dict):
+        return Slice(problems=("an EndpointSlice without metadata is left out",))
+    name = content["metadata"].get("name")
+    kind = content.get("addressType")
+    listed = content.get("endpoints") or ()
+    if kind not in ("IPv4", "IPv6"):
+        return Slice(problems=(f"EndpointSlice '{name}' is left out: addresses of type {kind!r} cannot be sent over xDS",))
+    if not isinstance(listed, (list, tuple)):
+        return Slice(problems=(f"EndpointSlice '{name}' is left out: its endpoints are no list",))
+    if not listed:
+        return Slice()
+    port, others = _port(content.get("ports"), wanted)
+    if port is None:
+        return Slice(other_ports=others or ("none",))
+    entries: list[tuple[str, Endpoint]] = []
+    problems: list[str] = []
+    for item in listed:
+        try:
+            entries.append(_entry(item, port))
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            problems.append(f"EndpointSlice '{name}': an endpoint is left out: {type(error).__name__}: {error}")
+    return Slice(tuple(entries), kind == "IPv6", tuple(problems))
+
+
+def merge(slices: Iterable[Slice]) -> tuple[list[Endpoint], list[str]]:
+    """All slices of a Service as one set. Of a pod with both families its IPv4 address counts: two would double its share."""
+    ordered = sorted(slices, key=lambda part: part.ipv6)
+    both = bool(ordered) and ordered[-1].ipv6 and not ordered[0].ipv6
+    by_ipv4: set[str] = {identity for part in ordered if not part.ipv6 for identity, _ in part.entries} if both else set()
+    found: dict[tuple[str, int], Endpoint] = {}
+    for part in ordered:
+        for identity, endpoint in part.entries:
+            if part.ipv6 and identity and identity in by_ipv4:
+                continue
+            known = found.setdefault(endpoint[:2], endpoint)
+            if known is not endpoint and _PREFERENCE[endpoint.health] < _PREFERENCE[known.health]:
+                found[endpoint[:2]] = endpoint  # one slice may be older than the other
+    return list(found.values()), [problem for part in ordered for problem in part.problems]
+
+
+_PREFERENCE = {Health.HEALTHY: 0, Health.UNKNOWN: 1, Health.DRAINING: 2, Health.UNHEALTHY: 3}
+
+
+def _port(ports: Any, wanted: str) -> tuple[int | None, tuple[str, ...]]:
+    """The port's number in this slice, or None and what there is instead."""
+    listed = [port for port in ports or () if isinstance(port, dict) and port.get("protocol", "TCP") == "TCP"]
+    if wanted.isdigit():
+        numbers = [port.get("port") for port in listed]
+        # A slice without ports, or with one that has no number, stands for all ports.
+        if not numbers or None in numbers or int(wanted) in numbers:
+            return int(wanted), ()
+    elif not wanted and len(listed) == 1 and isinstance(listed[0].get("port"), int):
+        return int(listed[0]["port"]), ()
+    for port in listed:
+        if (port.get("name") or "") == (wanted or USUAL_PORT) and isinstance(port.get("port"), int):
+            return int(port["port"]), ()
+    return None, tuple(sorted({f"{port.get('name') or 'without a name'} ({port.get('port')})" for port in listed}))
+
+
+def _entry(item: Any, port: int) -> tuple[str, Endpoint]:
+    conditions = item.get("conditions") or {}
+    reference = item.get("targetRef") or {}
+    for_zones = (item.get("hints") or {}).get("forZones") or ()
+    endpoint = Endpoint(
+        _text(item["addresses"][0]),  # further addresses are interchangeable and deprecated (EndpointSlice API)
+        port,
+        zone=_text(item.get("zone") or ""),
+        health=_health(conditions),
+        name=_text(reference.get("name") or item.get("hostname") or ""),
+        node=_text(item.get("nodeName") or ""),
+        hints=tuple(sorted(_text(zone["name"]) for zone in for_zones)),
+    )
+    return _text(reference.get("uid") or reference.get("name") or ""), endpoint
+
+
+def _health(conditions: Any) -> Health:
+    """A condition that is not set has a meaning: ready counts as true, serving as ready, terminating as false (EndpointConditions)."""
+    ready = conditions.get("ready")
+    if ready is None or ready:
+        return Health.HEALTHY
+    return Health.DRAINING if conditions.get("serving") and conditions.get("terminating") else Health.UNHEALTHY
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value

@@ -1,0 +1,220 @@
+"""A Service's EndpointSlices from the Kubernetes API, listed once and then watched (scheme kubernetes).
+
+The official client finds the API server and keeps the credentials fresh; what comes back is read as plain JSON, because its
+models cost twenty times as much. All that is ever needed is get, list and watch on endpointslices in one namespace.
+"""
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import urllib3.exceptions
+from kubernetes import client as api
+from kubernetes import config
+
+from ..config import Config, Empty, Kubernetes
+from ..errors import SourceError, TargetError
+from ..snapshot import Snapshot
+from ..target import Target
+from . import endpoint_slices
+from .endpoint_slices import Slice
+
+credentials: Any = config  # it has no types
+
+WATCH_TIME = 300
+"""Seconds after which, at the least, the API server ends a watch; the next goes on from where it ended. Up to twice that, so
+that a fleet of clients does not come back all at once."""
+
+SLOW_RETRY = 10.0
+"""Seconds between attempts that fail until a person has changed something."""
+
+_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+class KubernetesSource:
+    """Every `watch` lists anew. Raises TargetError where there are no credentials to be found."""
+
+    knows_health: ClassVar[bool] = True
+    empty: ClassVar[Empty] = Empty("hold", 10.0)
+
+    def __init__(self, target: Target, settings: Kubernetes) -> None:
+        self._target = target
+        self._settings = settings
+        self._api, self._namespace = _connect(target, settings)
+        self._lock = threading.Lock()  # guards the two below
+        self._closed = False
+        self._response: urllib3.BaseHTTPResponse | None = None
+
+    def watch(self) -> Iterator[Snapshot]:
+        try:
+            listed = json.loads(self._ask().data)
+            slices = {_name(item): endpoint_slices.read(item, self._target.port) for item in listed.get("items") or ()}
+            version = str(listed["metadata"]["resourceVersion"])
+            yield (last := self._snapshot(slices, None))
+            while version and not self._closed:
+                begun = time.monotonic()
+                for events in self._events(version):
+                    changed = False
+                    for kind, content in events:
+                        if kind == "ERROR":
+                            if (content or {}).get("code") == 410:
+                                return  # too old to go on from: the next watch lists anew
+                            raise SourceError(self._sentence((content or {}).get("code"), (content or {}).get("message")))
+                        version = content["metadata"].get("resourceVersion") or version
+                        changed = _apply(slices, kind, content, self._target.port) or changed
+                    if changed:
+                        yield (last := self._snapshot(slices, last))
+                if time.monotonic() - begun < 1:
+                    return  # an API server that ends watches at once must not be asked without a pause
+        except api.ApiException as error:
+            if error.status == 410:
+                return
+            if error.status == 401:
+                self._api, self._namespace = _connect(self._target, self._settings)
+            slowly = SLOW_RETRY if error.status in (401, 403, 404) else None
+            raise SourceError(self._sentence(error.status, error.body), retry_after=slowly) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            if not self._closed:
+                raise SourceError(
+                    f"the Kubernetes API at {self._api.configuration.host} cannot be read: {_reason(error)}"
+                ) from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            if not self._closed:
+                what = f"{type(error).__name__}: {error}"
+                raise SourceError(
+                    f"the Kubernetes API at {self._api.configuration.host} sent what cannot be read: {what}"
+                ) from None
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self._response is not None:
+                _shut(self._response)
+
+    def _ask(self, **watch: Any) -> urllib3.BaseHTTPResponse:
+        """A list, or with `watch` a stream of events."""
+        slices: Any = api.DiscoveryV1Api(self._api)
+        response: urllib3.BaseHTTPResponse = slices.list_namespaced_endpoint_slice(
+            self._namespace,
+            label_selector=f"kubernetes.io/service-name={self._target.name}",
+            _preload_content=False,
+            _request_timeout=(self._settings.timeout, self._settings.silence if watch else self._settings.timeout),
+            **watch,
+        )
+        return response
+
+    def _events(self, version: str) -> Iterator[list[tuple[str, Any]]]:
+        """What has happened since `version`: the events of one chunk at a time. Ends when the server ends the watch."""
+        seconds = round(WATCH_TIME * random.uniform(1, 2))
+        response = self._ask(watch=True, resource_version=version, allow_watch_bookmarks=True, timeout_seconds=seconds)
+        with self._lock:
+            if self._closed:
+                response.close()
+                return
+            self._response = response
+        try:
+            rest = b""
+            for chunk in response.stream(2**16, decode_content=False):
+                *lines, rest = (rest + chunk).split(b"\n")
+                if events := [json.loads(line) for line in lines if line.strip()]:
+                    yield [(event["type"], event["object"]) for event in events]
+        finally:
+            with self._lock:
+                self._response = None
+            response.close()
+
+    def _snapshot(self, slices: dict[str, Slice], last: Snapshot | None) -> Snapshot:
+        where = f"Service '{self._target.name}' in namespace '{self._namespace}'"
+        if not slices:
+            return Snapshot(problems=(f"{where} has no EndpointSlice: check both names, and that the Service has a selector",))
+        endpoints, problems = endpoint_slices.merge(slices.values())
+        if lacking := [part.other_ports for part in slices.values() if part.other_ports]:
+            wanted = f"no port '{self._target.port}'" if self._target.port else "several ports, none of them called 'grpc'"
+            others = ", ".join(sorted(set().union(*lacking)))
+            sentence = f"{where} has {wanted}; there are: {others}; name one as in kubernetes:///{self._target.name}:grpc"
+            if not endpoints:
+                raise SourceError(sentence, retry_after=SLOW_RETRY)
+            problems.append(sentence)
+        return Snapshot.of(endpoints, problems, last=last)
+
+    def _sentence(self, code: object, body: object) -> str:
+        what = f"EndpointSlices in namespace '{self._namespace}'"
+        advice = {
+            401: "it does not accept the credentials: renew them, or choose others in the kubeconfig",
+            403: f"the account may not read {what}: bind it to a Role with get, list and watch on endpointslices in discovery.k8s.io",
+            404: f"it knows no {what}: it must be Kubernetes 1.21 or newer",
+        }
+        told = advice.get(code, "it failed") if isinstance(code, int) else "it failed"
+        return f"the Kubernetes API at {self._api.configuration.host} answers {code}: {told} ({_message(body)})"
+
+
+def _apply(slices: dict[str, Slice], kind: str, content: Any, port: str) -> bool:
+    """Take over one event; tells whether anything is different."""
+    if kind not in ("ADDED", "MODIFIED", "DELETED"):
+        return False  # a bookmark
+    name = _name(content)
+    before = slices.get(name)
+    if kind == "DELETED":
+        slices.pop(name, None)
+    else:
+        slices[name] = endpoint_slices.read(content, port)
+    return slices.get(name) != before
+
+
+def _name(content: Any) -> str:
+    return str(content["metadata"]["name"])
+
+
+def _connect(target: Target, settings: Kubernetes) -> tuple[api.ApiClient, str]:
+    """A client with credentials, and the namespace that is meant where the target names none."""
+    configuration = api.Configuration()
+    chosen = settings.kubeconfig or settings.context or os.environ.get("KUBECONFIG")
+    try:
+        if not chosen and os.path.exists(f"{_ACCOUNT}/token"):
+            credentials.load_incluster_config(client_configuration=configuration)
+            with open(f"{_ACCOUNT}/namespace") as file:
+                own = file.read().strip()
+        else:
+            file_name, context = settings.kubeconfig or None, settings.context or None
+            credentials.load_kube_config(file_name, context, client_configuration=configuration, persist_config=False)
+            contexts, current = credentials.list_kube_config_contexts(file_name)
+            named = next((item for item in contexts if item["name"] == context), current)
+            own = (named.get("context") or {}).get("namespace", "")
+    except (credentials.ConfigException, OSError, ValueError, TypeError, LookupError) as error:
+        raise TargetError(
+            f"target '{target}': there are no credentials for a Kubernetes API ({error}); run in a pod, set KUBECONFIG, "
+            f"or name a file in Kubernetes(kubeconfig=...)"
+        ) from None
+    configuration.retries = False  # the resolver is the only one that tries again
+    return api.ApiClient(configuration), target.namespace or own or "default"
+
+
+def _shut(response: urllib3.BaseHTTPResponse) -> None:
+    """Wake the thread that reads; closing alone would wait for it."""
+    try:
+        response.shutdown()
+    except (ValueError, RuntimeError, OSError):  # it has just ended by itself
+        pass
+
+
+def _message(body: object) -> str:
+    """What a Kubernetes Status says, or the beginning of whatever else came."""
+    text = body.decode(errors="replace") if isinstance(body, bytes) else str(body or "no reason given")
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, LookupError, TypeError):
+        return text[:200]
+
+
+def _reason(error: Exception) -> str:
+    cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason else error
+    return f"{type(cause).__name__}: {str(cause).rpartition('>: ')[2] or cause}"
+
+
+def open_source(target: Target, config: Config) -> KubernetesSource:
+    """The source of a `kubernetes:///service[.namespace][:port]` target; `config.kubernetes` applies."""
+    return KubernetesSource(target, config.kubernetes)
