@@ -12,10 +12,9 @@ from collections.abc import Callable
 from . import terminal
 from .config import Config, Dns, Empty
 from .errors import DiscoveryError, NotSyncedError, TargetError
-from .health import HealthMonitor
+from .failover import Failover, open_resolver
 from .resolver import Resolver
 from .snapshot import Snapshot
-from .source import open_source
 from .status import Status
 from .target import Target, parse
 
@@ -26,15 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         target = _resolvable(options.target)
         settings = _config(options)
-        source = open_source(target, settings)
+        resolver = open_resolver(target, settings)
     except DiscoveryError as error:
         print(f"{_parser().prog}: {error}", file=sys.stderr)
         return 2
-    monitor = None
-    if options.health and not source.knows_health:
-        monitor = HealthMonitor("", settings.backoff, None, target.authority)
-    resolver = Resolver(target, source, settings, monitor=monitor)
-    commands: dict[str, Callable[[Resolver, argparse.Namespace], int]] = {"resolve": resolve, "watch": watch}
+    commands: dict[str, Callable[[Resolver | Failover, argparse.Namespace], int]] = {"resolve": resolve, "watch": watch}
     try:
         return commands[options.command](resolver, options)
     except BrokenPipeError:  # the reader, such as `head`, has had enough
@@ -44,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         resolver.close()
 
 
-def resolve(resolver: Resolver, options: argparse.Namespace) -> int:
+def resolve(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
     """Print the set once."""
     resolver.start()
     try:
@@ -61,7 +56,7 @@ def resolve(resolver: Resolver, options: argparse.Namespace) -> int:
     return 0 if status.snapshot else 1
 
 
-def watch(resolver: Resolver, options: argparse.Namespace) -> int:
+def watch(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
     """Follow the set until SIGINT or SIGTERM: a live table on a terminal, a line a change elsewhere."""
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -81,7 +76,7 @@ def watch(resolver: Resolver, options: argparse.Namespace) -> int:
     return 0
 
 
-def _live(resolver: Resolver, stopping: threading.Event) -> int:
+def _live(resolver: Resolver | Failover, stopping: threading.Event) -> int:
     from rich.live import Live
 
     resolver.start()
@@ -119,6 +114,7 @@ def _config(options: argparse.Namespace) -> Config:
     return Config(
         zone=options.zone,
         empty=Empty.parse(options.empty) if options.empty else None,
+        health="" if options.health else None,
         dns=Dns(refresh=options.refresh, servers=tuple(options.server)),
     )
 

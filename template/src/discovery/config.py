@@ -104,6 +104,21 @@ class Kubernetes:
 
 
 @dataclass(frozen=True, slots=True)
+class Remember:
+    """Whether to keep the last known good set in a file, for a start while the registry is down.
+
+    directory: where; empty keeps nothing.   max_age: seconds after which a file is not believed any more.
+    """
+
+    directory: str = ""
+    max_age: float = 86400.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_age <= 10 * 365 * 86400:
+            raise TargetError(f"Remember(max_age={self.max_age}) must be between 1 second and 10 years")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One channel's choices; `Config()` is right for most.
 
@@ -119,6 +134,7 @@ class Config:
     coalesce: float = 0.05
     health: str | None = ""
     backoff: Backoff = field(default_factory=Backoff)
+    remember: Remember = field(default_factory=Remember)
     dns: Dns = field(default_factory=Dns)
     etcd: Etcd = field(default_factory=Etcd)
     kubernetes: Kubernetes = field(default_factory=Kubernetes)

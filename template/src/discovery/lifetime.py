@@ -12,7 +12,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import grpc
 
@@ -20,11 +20,10 @@ from . import bootstrap, metrics
 from .config import Config
 from .control_plane import ControlPlane
 from .errors import ControlPlaneError, TargetError
-from .health import HealthMonitor
+from .failover import Failover, open_resolver
 from .resolver import Resolver
 from .resources import AUTHORITY, TargetResources
 from .routes import ServiceConfig
-from .source import open_source
 from .status import Status
 from .target import Target, parse
 
@@ -46,7 +45,7 @@ class Key:
 
 @dataclass
 class _Shared:
-    resolver: Resolver
+    resolver: Resolver | Failover
     leases: int = 0
 
 
@@ -110,7 +109,7 @@ class _Process:
             name = _name(key, service_config)
             shared = self._shared.get(key)
             if shared is None:
-                resolver = _resolver(key)
+                resolver = open_resolver(key.target, key.config, key.credentials, key.authority)
                 shared = self._shared[key] = _Shared(resolver)
                 resolver.start()
             shared.leases += 1
@@ -136,7 +135,7 @@ class _Process:
                 del self._shared[key]
                 shared.resolver.close()
 
-    def resolver(self, target: Target, config: Config | None) -> Resolver:
+    def resolver(self, target: Target, config: Config | None) -> Resolver | Failover:
         with self._lock:
             found = [
                 shared.resolver for key, shared in self._shared.items() if key.target == target and config in (None, key.config)
@@ -164,18 +163,11 @@ class _Process:
         self._shared, self._names, self._subscriptions = {}, {}, {}
 
 
-def _resolver(key: Key) -> Resolver:
-    source = open_source(key.target, key.config)
-    monitor = None
-    if not source.knows_health and key.config.health is not None:
-        monitor = HealthMonitor(key.config.health, key.config.backoff, key.credentials, key.authority)
-    return Resolver(key.target, source, key.config, monitor=monitor)
-
-
 def _name(key: Key, service_config: ServiceConfig) -> str:
     """A name that people recognise in channelz and CSDS, and that no other combination has."""
     readable = re.sub(r"[^a-z0-9.]+", "-", f"{key.target.scheme}.{key.target.name}".lower())[:60].strip("-.")
-    digest = hashlib.sha256(repr((key.target, key.config, key.secure, service_config)).encode()).hexdigest()[:10]
+    # asdict, because a password is no part of a repr.
+    digest = hashlib.sha256(repr((key.target, asdict(key.config), key.secure, service_config)).encode()).hexdigest()[:10]
     return f"{readable}-{digest}"
 
 

@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import grpc
+
 from . import metrics
 from .config import Config
 from .errors import NotSyncedError, SourceError
 from .guard import judge
 from .health import HealthMonitor
+from .memory import Memory
 from .snapshot import Snapshot
-from .source import Source
+from .source import Source, open_source
 from .status import Status
 from .target import Target
 from .waits import Waits
@@ -43,13 +46,17 @@ class Resolver:
         config: Config,
         *,
         monitor: HealthMonitor | None = None,
+        on_state: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._source = source
         self._config = config
+        self._on_state = on_state
         self._empty = config.empty or source.empty
         self._monitor = monitor
+        self._memory = Memory(config.remember, str(target)) if config.remember.directory else None
+        self._keep_at = float("inf")  # when the set is to be written next
         self._clock = clock
         self._jitter = jitter
         self._closing = threading.Event()
@@ -103,11 +110,7 @@ class Resolver:
 
     def not_synced(self, timeout: float) -> NotSyncedError:
         """The error that says why there is no set after `timeout` seconds."""
-        status = self.status
-        if status.state == "closed":
-            return NotSyncedError(f"target '{status.target}' was closed before its first set")
-        reason = status.last_error or status.suspicious or "the registry has not answered yet"
-        return NotSyncedError(f"target '{status.target}' has no endpoints after {timeout:g} s: {reason}")
+        return not_synced(self.status, timeout)
 
     def refused(self, reason: str) -> None:
         """gRPC refused the set that it was given (an xDS NACK) and keeps the one before."""
@@ -170,8 +173,16 @@ class Resolver:
             if snapshot.endpoints:
                 self._status = replace(self._status, suspicious=None)
         self.reconsider()
+        self._on_state()
 
     def _fail(self, reason: str | None) -> None:
+        if self._memory is not None and self.status.snapshot is None and (known := self._memory.read()):
+            logger.warning("target '%s': starting with the last known good set of %d", self._status.target, len(known))
+            if self._monitor is not None:
+                self._monitor.update(known)
+            with self._changed:
+                self._received = known
+            self.reconsider()
         with self._changed:
             if reason is not None and reason != self._status.last_error:
                 kept = "the last set stays in use" if self._status.snapshot else "there is no set yet"
@@ -181,6 +192,7 @@ class Resolver:
                 self._status, state=state, last_error=reason or self._status.last_error, restarts=self._status.restarts + 1
             )
             self._changed.notify_all()
+        self._on_state()
 
     # ---- passing on ----
 
@@ -214,6 +226,7 @@ class Resolver:
             return None
         self._not_before = now + self._config.coalesce
         self._status = replace(self._status, snapshot=new, changed_at=now, suspicious=None, pushes=self._status.pushes + 1)
+        self._keep_at = now
         for listener in self._listeners:
             listener(new)
         metrics.record_lag(self._status.target, self._clock() - self._dirty_since)
@@ -221,7 +234,43 @@ class Resolver:
         return None
 
     def _settle_later(self) -> None:
-        with self._changed:
-            while not self._closing.is_set():
+        while not self._closing.is_set():
+            keep: Snapshot | None = None
+            with self._changed:
                 due = self._settle()
-                self._changed.wait(None if due is None else max(0.0, due - self._clock()))
+                now = self._clock()
+                if self._memory is not None and now >= self._keep_at:
+                    # While the source is watched the set is known to be good, however long ago it changed.
+                    keep = self._received if self._status.state == "synced" else None
+                    self._keep_at = now + self._config.remember.max_age / 10
+                else:
+                    wake = min(self._keep_at if due is None else due, self._keep_at)
+                    self._changed.wait(None if wake == float("inf") else max(0.0, wake - now))
+            if keep is not None and self._memory is not None:
+                self._memory.write(keep)
+
+
+def resolver_for(
+    target: Target,
+    config: Config,
+    credentials: grpc.ChannelCredentials | None,
+    authority: str,
+    on_state: Callable[[], None],
+) -> Resolver:
+    """The resolver of one target, with its source and, where the registry knows nothing of health, a monitor.
+
+    `credentials` and `authority` are for asking the endpoints' health. Raises TargetError as open_source does.
+    """
+    source = open_source(target, config)
+    monitor = None
+    if not source.knows_health and config.health is not None:
+        monitor = HealthMonitor(config.health, config.backoff, credentials, authority)
+    return Resolver(target, source, config, monitor=monitor, on_state=on_state)
+
+
+def not_synced(status: Status, timeout: float) -> NotSyncedError:
+    """The error that says why a target in this state has no set after `timeout` seconds."""
+    if status.state == "closed":
+        return NotSyncedError(f"target '{status.target}' was closed before its first set")
+    reason = status.last_error or status.suspicious or "the registry has not answered yet"
+    return NotSyncedError(f"target '{status.target}' has no endpoints after {timeout:g} s: {reason}")

@@ -73,7 +73,7 @@ class TargetResources:
         self._count = 1
         self._parts: dict[int, frozenset[Endpoint]] = {}
         self._usable: frozenset[Endpoint] = frozenset()
-        self._local = False
+        self._preferred: zones.Preference = ""
         self._weights: dict[int, int] = {}  # of the parts that hold anything of the first priority
         self._routed: dict[int, int] = {}  # what the listener says
         self._changes = 0
@@ -81,16 +81,16 @@ class TargetResources:
     def update(self, snapshot: Snapshot) -> bool:
         """Take over a snapshot; tells whether anything is different on the wire."""
         usable = zones.usable(snapshot.endpoints)
-        local = zones.prefers_own_zone(usable, self._own_zone)
+        preferred = zones.preference(usable, self._own_zone)
         count = part_count(len(usable), self._count)
         before = self._changes
-        if count != self._count or local != self._local or self.listener is None:
+        if count != self._count or preferred != self._preferred or self.listener is None:
             if count != self._count:
                 # The parts of the old count stay as they were until gRPC has moved to the new ones.
                 prefix = resource_name(ASSIGNMENT, f"{self._name}/{self._count}-")
                 self.assignments = {name: kept for name, kept in self.assignments.items() if name.startswith(prefix)}
                 self._weights, self._routed = {}, {}
-            self._count, self._local = count, local
+            self._count, self._preferred = count, preferred
             grouped: dict[int, list[Endpoint]] = defaultdict(list)
             for endpoint in usable:
                 grouped[part_of(endpoint.address, endpoint.port, count)].append(endpoint)
@@ -127,13 +127,14 @@ class TargetResources:
         """The message and its weight: the endpoints of the first priority, each by its own weight."""
         groups: dict[tuple[bool, int], list[Endpoint]] = defaultdict(list)
         for endpoint in endpoints:
-            groups[self._local and endpoint.zone != self._own_zone, endpoint.weight].append(endpoint)
+            remote = not zones.is_near(endpoint, self._own_zone, self._preferred)
+            groups[remote, endpoint.weight].append(endpoint)
         message = xds.ClusterLoadAssignment(cluster_name=full_name)
         first_priority = sum(share * len(group) for (remote, share), group in groups.items() if not remote)
         for (remote, share), group in sorted(groups.items()):
             # round_robin knows no weights of endpoints, only of localities: so equal weights make a locality.
             locality = message.endpoints.add(
-                locality=xds.Locality(zone=f"{'remote' if remote else 'own' if self._local else 'all'}-{share}"),
+                locality=xds.Locality(zone=f"{'remote' if remote else 'own' if self._preferred else 'all'}-{share}"),
                 load_balancing_weight=UInt32Value(value=share * len(group)),  # gRPC drops a locality without a weight
                 priority=1 if remote and first_priority else 0,  # a gap in priorities is refused
             )

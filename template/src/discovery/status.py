@@ -17,6 +17,7 @@ class Status:
     snapshot: the set that gRPC was given last.   problems: entries that the registry holds but that cannot be used.
     synced_at: when the source last delivered a set, equal or not.   changed_at: when gRPC was last given a new one.
     suspicious: why the newest set was not passed on, if so (see Config.empty).
+    via: of a list of targets the one that counts at the moment, else empty.
     restarts: how often the watch was begun anew.   pushes: sets given to gRPC.   nacks: sets that gRPC refused.
     """
 
@@ -31,6 +32,7 @@ class Status:
     restarts: int = 0
     pushes: int = 0
     nacks: int = 0
+    via: str = ""
     last_nack: str | None = None
 
     def by_zone(self) -> dict[str, int]:

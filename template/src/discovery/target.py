@@ -7,11 +7,12 @@
 | dns-poll:///name[:port]                             | A, AAAA (SRV without a port), on a timer     |
 | static:///host:port,host:port                       | the list itself                              |
 | manual:///name                                      | whatever the program set last                |
+| one of these,another,...                            | the first that is synced (failover.py)       |
 | dns:, passthrough:, xds:, unix:, ipv4:, ipv6: ...   | gRPC itself, with gRPC's own meaning         |
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from .errors import TargetError
@@ -24,6 +25,7 @@ GRPC_OWN = ("dns", "passthrough", "xds", "unix", "unix-abstract", "ipv4", "ipv6"
 """Schemes that gRPC resolves. gRPC Python has no passthrough resolver; native.py says what is done instead."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
+_SEVERAL = re.compile(r",(?=[A-Za-z][A-Za-z0-9+.-]*:///)")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,254}}$){_LABEL}(?:\.{_LABEL})*\.?")
 _KUBERNETES_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -36,6 +38,7 @@ class Target:
 
     name: for static the list, for the others what to look up.   port: a number or a port's name in text, empty if none.
     namespace: only for kubernetes; empty means the pod's own.
+    choices: where several targets were written, each of them, the first of which this one describes; else empty.
     """
 
     text: str
@@ -43,6 +46,7 @@ class Target:
     name: str
     namespace: str = ""
     port: str = ""
+    choices: tuple["Target", ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -71,6 +75,14 @@ def parse(text: str) -> Target:
         raise TargetError("the target is empty; write for example kubernetes:///service.namespace:grpc")
     if any(character.isspace() or not character.isprintable() for character in text):
         raise TargetError(f"target {text!r} holds a space or a character that cannot be printed")
+    if len(parts := _SEVERAL.split(text)) > 1:
+        choices = tuple(parse(part) for part in parts)
+        for choice in choices:
+            if not choice.ours:
+                raise TargetError(
+                    f"target '{text}': only {', '.join(OURS)} can stand in a list, not '{choice}', which gRPC resolves"
+                )
+        return replace(choices[0], text=text, choices=choices)
     match = _SCHEME.fullmatch(text)
     scheme = match[1].lower() if match else ""
     if match is None or (scheme not in _READERS and not match[2].startswith("/")):

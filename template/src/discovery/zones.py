@@ -5,9 +5,12 @@ the own zone is strong enough to stand alone is decided here, on numbers, and ot
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
+from typing import Literal
 
 from .snapshot import Endpoint, Health
+
+Preference = Literal["", "zone", "hints"]
 
 
 def usable(endpoints: frozenset[Endpoint]) -> frozenset[Endpoint]:
@@ -19,14 +22,25 @@ def usable(endpoints: frozenset[Endpoint]) -> frozenset[Endpoint]:
     return ready or frozenset(endpoint for endpoint in endpoints if endpoint.health is Health.DRAINING)
 
 
-def prefers_own_zone(endpoints: Iterable[Endpoint], own_zone: str) -> bool:
-    """Whether requests should stay in `own_zone`: it has at least half of what an even spread over the zones would give.
+def preference(endpoints: Collection[Endpoint], own_zone: str) -> Preference:
+    """Whether and by what requests should stay near `own_zone`.
 
-    With fewer, the few would carry a whole zone's clients and be overloaded while others idle.
+    `hints` where the registry has hinted every endpoint and at least one for this zone: it knows the whole cluster's load,
+    as kube-proxy believes too (KEP-2433). `zone` where the own zone has at least half of what an even spread over the zones
+    would give: with fewer, the few would carry a whole zone's clients and be overloaded while others idle.
     """
     if not own_zone:
-        return False
+        return ""
+    if all(endpoint.hints for endpoint in endpoints) and any(own_zone in endpoint.hints for endpoint in endpoints):
+        return "hints"
     count = Counter(endpoint.zone for endpoint in endpoints)
-    if len(count) < 2:
-        return False
-    return count[own_zone] * len(count) * 2 >= count.total()
+    if len(count) < 2 or count[own_zone] * len(count) * 2 < count.total():
+        return ""
+    return "zone"
+
+
+def is_near(endpoint: Endpoint, own_zone: str, preferred: Preference) -> bool:
+    """Whether an endpoint belongs to the first priority; all do where nothing is preferred."""
+    if preferred == "hints":
+        return own_zone in endpoint.hints
+    return preferred != "zone" or endpoint.zone == own_zone

@@ -15,10 +15,11 @@ FOLDER = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "snapshot"},
     {"config", "target", "status", "guard", "routes", "sharding", "zones"},
-    {"waits", "etcd_client"},
+    {"waits", "etcd_client", "memory"},
     {"source", "health", "metrics"},
     {"registrar"},
     {"resolver", "resources", "terminal"},
+    {"failover"},
     {"bootstrap", "control_plane"},
     {"lifetime", "native"},
     {"channel"},

@@ -11,7 +11,7 @@ from ..routes import NO_RETRY, Retry, Rule, ServiceConfig
 from ..sharding import SMALLEST_PART, WHOLE, part_count, part_of
 from ..snapshot import Endpoint, Health, Snapshot
 from ..wire import xds_pb2 as xds
-from ..zones import prefers_own_zone, usable
+from ..zones import preference, usable
 
 
 def many(count: int, zone: str = "") -> list[Endpoint]:
@@ -148,7 +148,7 @@ def test_any_sequence_of_sets_ends_with_the_last_one(sets: list[list[int]], zone
         parts = assignments(resources)
         held = Counter(address for name in routed for _, address in addresses(parts[name]))
         assert set(held) <= {endpoint.address for endpoint in snapshot.endpoints}
-        local = prefers_own_zone(snapshot.endpoints, zone)
+        local = preference(snapshot.endpoints, zone)
         owed = {endpoint.address for endpoint in snapshot.endpoints if not local or endpoint.zone == zone}
         assert owed <= set(held)
         assert set(held.values()) <= {1}
@@ -206,7 +206,29 @@ def test_the_own_zone_must_be_half_as_strong_as_an_even_share(zones: dict[str, i
         for index, (zone, count) in enumerate(zones.items())
         for number in range(count)
     ]
-    assert prefers_own_zone(endpoints, own) is local
+    assert preference(endpoints, own) == ("zone" if local else "")
+
+
+@pytest.mark.parametrize(
+    ("hints", "expected"),
+    [
+        ([("a",), ("b",), ("b", "c")], "hints"),
+        ([("b",), ("b",), ("c",)], ""),  # none for this zone
+        ([("a",), (), ("b",)], ""),  # one is without: the registry is not done yet
+    ],
+)
+def test_hints_count_where_every_endpoint_has_one(hints: list[tuple[str, ...]], expected: str) -> None:
+    """They are the registry's own share-out, so the rule of half a share does not apply to them."""
+    endpoints = [endpoint._replace(hints=hint) for endpoint, hint in zip(many(3, "x"), hints, strict=True)]
+    assert preference(endpoints, "a") == expected
+
+
+def test_hinted_endpoints_come_first_and_the_others_stay_in_reserve() -> None:
+    """Of all zones, by their hints alone."""
+    own, other = many(2, "b")
+    resources = made([own._replace(hints=("a",)), other._replace(hints=("b",))], "a")
+    [part] = assignments(resources).values()
+    assert addresses(part) == [(0, own.address), (1, other.address)]
 
 
 def test_only_ready_endpoints_are_used_and_draining_ones_before_none() -> None:
