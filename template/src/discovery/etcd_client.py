@@ -127,7 +127,8 @@ class EtcdClient:
 
 
 class Watch:
-    """A stream of changes: iterate to get the changes of one or more revisions at a time, whole transactions together.
+    """A stream of changes: iterate to get the changes of one or more revisions at a time, whole transactions together, and
+    none at all as a mere sign of life.
 
     Every `keepalive` seconds the member is asked for its progress; one that has said nothing for `timeout` seconds after
     that is taken for lost, even though its connection still stands. Ends with EtcdError, also where the
@@ -156,8 +157,7 @@ class Watch:
                     raise EtcdError(
                         f"etcd at {self._client.address} ended the watch: {response.cancel_reason or 'no reason given'}"
                     )
-                if response.events:
-                    yield [_entry(event) for event in response.events]
+                yield [_entry(event) for event in response.events]
             raise EtcdError(f"etcd at {self._client.address} closed the watch")
         except (grpc.RpcError, ValueError) as error:
             if self._silent:

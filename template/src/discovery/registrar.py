@@ -142,7 +142,7 @@ class Registrar:
         def look() -> None:
             try:
                 for changes in watch:
-                    if changes[-1].lease != self._lease:
+                    if changes and changes[-1].lease != self._lease:
                         disturbed.set()
                         self._wake.set()
             except EtcdError as error:

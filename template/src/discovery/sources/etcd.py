@@ -63,7 +63,7 @@ class EtcdSource:
                     listed.pop(change.key, None)
                 else:
                     listed[change.key] = decode(change.key, change.value)
-            yield (last := _snapshot(listed, last))
+            yield (last := _snapshot(listed, last) if changes else last)
 
 
 def _snapshot(listed: dict[bytes, Endpoint | str], last: Snapshot | None) -> Snapshot:

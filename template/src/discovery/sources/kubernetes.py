@@ -4,12 +4,14 @@ The official client finds the API server and keeps the credentials fresh; what c
 models cost twenty times as much. All that is ever needed is get, list and watch on endpointslices in one namespace.
 """
 
+import contextlib
 import json
 import os
 import random
-import threading
+import socket
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import urllib3.exceptions
@@ -44,13 +46,14 @@ class KubernetesSource:
     def __init__(self, target: Target, settings: Kubernetes) -> None:
         self._target = target
         self._settings = settings
-        self._api, self._namespace = _connect(target, settings)
-        self._lock = threading.Lock()  # guards the two below
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._closed = False
-        self._response: urllib3.BaseHTTPResponse | None = None
+        self._connect()
 
     def watch(self) -> Iterator[Snapshot]:
         try:
+            if self._closed:
+                return
             listed = json.loads(self._ask().data)
             slices = {_name(item): endpoint_slices.read(item, self._target.port) for item in listed.get("items") or ()}
             version = str(listed["metadata"]["resourceVersion"])
@@ -58,7 +61,7 @@ class KubernetesSource:
             while version and not self._closed:
                 begun = time.monotonic()
                 for events in self._events(version):
-                    changed = False
+                    changed = False  # what did not change is passed on all the same, as a sign of life: bookmarks are
                     for kind, content in events:
                         if kind == "ERROR":
                             if (content or {}).get("code") == 410:
@@ -66,15 +69,14 @@ class KubernetesSource:
                             raise SourceError(self._sentence((content or {}).get("code"), (content or {}).get("message")))
                         version = content["metadata"].get("resourceVersion") or version
                         changed = _apply(slices, kind, content, self._target.port) or changed
-                    if changed:
-                        yield (last := self._snapshot(slices, last))
+                    yield (last := self._snapshot(slices, last) if changed else last)
                 if time.monotonic() - begun < 1:
                     return  # an API server that ends watches at once must not be asked without a pause
         except api.ApiException as error:
             if error.status == 410:
                 return
             if error.status == 401:
-                self._api, self._namespace = _connect(self._target, self._settings)
+                self._connect()
             slowly = SLOW_RETRY if error.status in (401, 403, 404) else None
             raise SourceError(self._sentence(error.status, error.body), retry_after=slowly) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -90,10 +92,20 @@ class KubernetesSource:
                 ) from None
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            if self._response is not None:
-                _shut(self._response)
+        self._closed = True
+        for each in list(self._sockets):
+            self._connected(each)
+
+    def _connect(self) -> None:
+        self._api, self._namespace = _client(self._target, self._settings)
+        _tell_connections(self._api, self._connected)
+
+    def _connected(self, each: socket.socket) -> None:
+        """Note a socket, or end it where this source was closed; nothing else wakes a thread that waits for an answer."""
+        self._sockets.add(each)
+        if self._closed:
+            with contextlib.suppress(OSError):  # it has just ended by itself
+                socket.socket.shutdown(each, socket.SHUT_RDWR)
 
     def _ask(self, **watch: Any) -> urllib3.BaseHTTPResponse:
         """A list, or with `watch` a stream of events."""
@@ -111,11 +123,6 @@ class KubernetesSource:
         """What has happened since `version`: the events of one chunk at a time. Ends when the server ends the watch."""
         seconds = round(WATCH_TIME * random.uniform(1, 2))
         response = self._ask(watch=True, resource_version=version, allow_watch_bookmarks=True, timeout_seconds=seconds)
-        with self._lock:
-            if self._closed:
-                response.close()
-                return
-            self._response = response
         try:
             rest = b""
             for chunk in response.stream(2**16, decode_content=False):
@@ -123,8 +130,6 @@ class KubernetesSource:
                 if events := [json.loads(line) for line in lines if line.strip()]:
                     yield [(event["type"], event["object"]) for event in events]
         finally:
-            with self._lock:
-                self._response = None
             response.close()
 
     def _snapshot(self, slices: dict[str, Slice], last: Snapshot | None) -> Snapshot:
@@ -169,7 +174,7 @@ def _name(content: Any) -> str:
     return str(content["metadata"]["name"])
 
 
-def _connect(target: Target, settings: Kubernetes) -> tuple[api.ApiClient, str]:
+def _client(target: Target, settings: Kubernetes) -> tuple[api.ApiClient, str]:
     """A client with credentials, and the namespace that is meant where the target names none."""
     configuration = api.Configuration()
     chosen = settings.kubeconfig or settings.context or os.environ.get("KUBECONFIG")
@@ -193,12 +198,20 @@ def _connect(target: Target, settings: Kubernetes) -> tuple[api.ApiClient, str]:
     return api.ApiClient(configuration), target.namespace or own or "default"
 
 
-def _shut(response: urllib3.BaseHTTPResponse) -> None:
-    """Wake the thread that reads; closing alone would wait for it."""
-    try:
-        response.shutdown()
-    except (ValueError, RuntimeError, OSError):  # it has just ended by itself
-        pass
+def _tell_connections(client: api.ApiClient, connected: Callable[[socket.socket], None]) -> None:
+    """Make urllib3 tell of every socket that it has connected."""
+    manager: Any = client.rest_client.pool_manager
+
+    def telling(pool: Any) -> Any:
+        class Connection(pool.ConnectionCls):  # type: ignore[misc]
+            def connect(self) -> None:
+                super().connect()
+                made: Any = self.sock
+                connected(getattr(made, "socket", made))  # TLS inside a proxy's TLS has no descriptor of its own
+
+        return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+    manager.pool_classes_by_scheme = {scheme: telling(pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
 
 
 def _message(body: object) -> str:
