@@ -1,7 +1,7 @@
 # Everything that one does with this repository; `make` alone lists it.
 PYTHON ?= python3
 VENV ?= .venv
-MODE ?= dns
+MODE ?= $(or $(DISCOVERY),dns)
 
 bin = $(VENV)/bin
 installed = $(VENV)/installed
@@ -10,10 +10,10 @@ pytest = $(bin)/python -m pytest -c pyproject.toml
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster lint format bench stress wire lock docs check clean
+.PHONY: help demo test test-cluster conformance lint format bench stress wire lock docs check clean
 
 ##@ See it
-demo: $(installed) ## bake the default project and run its demo (MODE=dns|native-dns|passthrough|manual, JSON=1)
+demo: $(installed) ## bake the default project and run its demo (MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
 	@rm -rf build/demo
 	@$(bin)/python -m tests.bake build/demo >&2
 	@$(MAKE) --no-print-directory -C build/demo/greeter-pair demo MODE=$(MODE) JSON=$(JSON) VENV=$(abspath build/venv)
@@ -22,8 +22,11 @@ demo: $(installed) ## bake the default project and run its demo (MODE=dns|native
 test: $(installed) ## all tests that need no cluster: discovery in place, the hooks, and baked projects with their own tests
 	@$(pytest) -q -m "not cluster"
 
-test-cluster: $(installed) ## the tests that need a cluster: eval "$$(../shared/cluster/cluster env)" first
-	@$(pytest) -q -m cluster -rs tests
+test-cluster: $(installed) ## the tests that need a cluster, and etcd's on its etcd: eval "$$(../shared/cluster/cluster env)" first
+	@$(pytest) -q -m "cluster or etcd" -rs
+
+conformance: $(installed) ## every promise on every source, with a cluster as above; writes docs/conformance.md
+	@CONFORMANCE_PAGE=docs/conformance.md REQUIRE_REGISTRIES=etcd,cluster $(pytest) -q template/src/discovery/tests/conformance
 
 lint: $(installed) ## style and types
 	@$(bin)/ruff check --config pyproject.toml --no-cache .

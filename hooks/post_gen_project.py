@@ -8,7 +8,28 @@ from pathlib import Path
 
 MANIFEST = {
     # registry: what belongs to it alone
-    "dns": ("src/discovery/sources/dns.py", "src/discovery/tests/test_dns.py"),
+    "dns": (
+        "src/discovery/sources/dns.py",
+        "src/discovery/tests/conformance/dns.py",
+        "src/discovery/tests/test_dns.py",
+    ),
+    "etcd": (
+        "src/discovery/sources/etcd.py",
+        "src/discovery/tests/conformance/etcd.py",
+        "src/discovery/tests/etcd_server.py",
+        "src/discovery/tests/test_etcd.py",
+        "src/discovery/tests/test_etcd_values.py",
+        "src/discovery/tests/test_registrar.py",
+    ),
+    "kubernetes": (
+        "src/discovery/sources/endpoint_slices.py",
+        "src/discovery/sources/kubernetes.py",
+        "src/discovery/tests/cluster_api.py",
+        "src/discovery/tests/conformance/kubernetes.py",
+        "src/discovery/tests/test_endpoint_slices.py",
+        "src/discovery/tests/test_kubernetes.py",
+        "src/discovery/tests/test_kubernetes_faults.py",
+    ),
 }
 """A path that does not exist is a mistake: the list and the template must agree."""
 

@@ -5,9 +5,11 @@ import subprocess
 
 import pytest
 
-from discovery import Config, TargetError
+from discovery import Config, Kubernetes, TargetError
 from discovery.source import SOURCES, open_source
 from discovery.target import parse
+from discovery.tests.conformance import test_promises
+from discovery.tests.conformance.conftest import registries
 
 from .bake import ROOT
 from .settings_page import PAGE, page
@@ -51,16 +53,36 @@ def test_every_target_in_the_readmes_is_understood() -> None:
             assert parse(form).scheme == target.partition(":")[0]
 
 
-def test_what_the_readme_calls_missing_is_missing_and_nothing_else() -> None:
-    """A source that arrives takes its line with it."""
-    missing = set()
+@pytest.mark.parametrize("path", ["README.md", "template/src/discovery/README.md"])
+def test_every_source_is_in_the_tables_of_targets(path: str) -> None:
+    """One that arrives brings its line with it."""
+    described = re.findall(r"^\| `([a-z-]+):///", (ROOT / path).read_text(), re.MULTILINE)
+    assert set(SOURCES) <= set(described)
+
+
+def test_every_source_can_be_opened_here() -> None:
+    """What the tables promise is not only understood by the grammar."""
+    config = Config(kubernetes=Kubernetes(kubeconfig="nowhere"))
     for scheme in SOURCES:
-        try:
-            open_source(parse(f"{scheme}:///{'127.0.0.1:1' if scheme == 'static' else 'name'}"), Config())
-        except TargetError:
-            missing.add(scheme)
-    line = next(line for line in (ROOT / "README.md").read_text().splitlines() if "not in this version" in line)
-    assert {scheme for scheme in SOURCES if f"`{scheme}:///" in line} == missing
+        target = parse(f"{scheme}:///{'127.0.0.1:1' if scheme == 'static' else 'name'}")
+        if scheme == "kubernetes":
+            with pytest.raises(TargetError, match="no credentials"):
+                open_source(target, config)
+        else:
+            open_source(target, config).close()
+
+
+def test_the_page_of_promises_has_the_suites_own() -> None:
+    """Every promise, tried on every source, and kept: `make conformance` has written it since the last one came."""
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "conformance.md").read_text().splitlines() if line.startswith("| ")]
+    promises = [
+        (function.__doc__ or "").partition("\n")[0]
+        for name, function in vars(test_promises).items()
+        if name.startswith("test_") and callable(function)
+    ]
+    assert [row[0].removeprefix("| ") for row in rows[1:]] == promises
+    assert [cell.strip(" |") for cell in rows[0][1:]] == list(registries())
+    assert {cell.strip(" |").split(" ")[0] for row in rows[1:] for cell in row[1:]} == {"yes", "–"}
 
 
 def test_make_lists_every_command_with_what_it_does() -> None:

@@ -1,13 +1,23 @@
 """The ways in which a client can learn who serves: a registry to run, a target to call, and what theory expects."""
 
+import asyncio
+import contextlib
+import itertools
+import json
+import shutil
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from discovery import Manual
+from discovery.etcd_client import Entry, EtcdClient, EtcdError, prefix_end
 
 from .balancer import Balancer
-from .servers import DemoError, Server
+from .servers import START, DemoError, Server
 
 NAME = "greeter.demo."
 REFRESH = 1.0
@@ -40,8 +50,8 @@ class Mode(Protocol):
     async def start(self, servers: Sequence[Server]) -> None:
         """Run what the registry needs; `servers` have their places but do not run yet. Raises DemoError."""
 
-    def publish(self, servers: Sequence[Server]) -> None:
-        """Make `servers` the registry's whole truth."""
+    async def publish(self, servers: Sequence[Server]) -> float:
+        """Make `servers` the registry's whole truth; returns when it became that, on `time.monotonic()`."""
 
     async def close(self) -> None:
         """End what `start` began."""
@@ -61,8 +71,10 @@ class _Zone:
         self.target = ""
         self.discovery: dict[str, Any] = {"refresh": REFRESH, "dns_servers": (self._server.address,)}
 
-    def publish(self, servers: Sequence[Server]) -> None:
+    async def publish(self, servers: Sequence[Server]) -> float:
+        now = time.monotonic()
         self._server.zone.set(NAME, *(f"A {server.address}" for server in servers))
+        return now
 
     async def close(self) -> None:
         self._server.close()
@@ -81,10 +93,12 @@ class Dns(_Zone):
         for server in servers:
             self._server.zone.set(f"{server.name}.{NAME}", f"A {server.address}")
 
-    def publish(self, servers: Sequence[Server]) -> None:
+    async def publish(self, servers: Sequence[Server]) -> float:
         if not self._with_ports:
-            return super().publish(servers)
+            return await super().publish(servers)
+        now = time.monotonic()
         self._server.zone.set(NAME, *(f"SRV 0 1 {server.port} {server.name}.{NAME}" for server in servers))
+        return now
 
 
 class NativeDns(_Zone):
@@ -120,8 +134,10 @@ class Passthrough:
         await self._balancer.start()
         self.target = f"passthrough:///127.0.0.1:{self._balancer.port}"
 
-    def publish(self, servers: Sequence[Server]) -> None:
+    async def publish(self, servers: Sequence[Server]) -> float:
+        now = time.monotonic()
         self._balancer.set([(server.address, server.port) for server in servers])
+        return now
 
     async def close(self) -> None:
         await self._balancer.close()
@@ -140,11 +156,92 @@ class ByHand:
     async def start(self, servers: Sequence[Server]) -> None:
         pass
 
-    def publish(self, servers: Sequence[Server]) -> None:
+    async def publish(self, servers: Sequence[Server]) -> float:
+        now = time.monotonic()
         self._manual.set([server.authority for server in servers])
+        return now
 
     async def close(self) -> None:
         pass
 
 
-MODES: dict[str, Callable[[], Mode]] = {"dns": Dns, "native-dns": NativeDns, "passthrough": Passthrough, "manual": ByHand}
+class Etcd:
+    """A real etcd, in which the servers register themselves: a lease each, taken back at SIGTERM, ended by time after SIGKILL."""
+
+    promise = Promise("all", "servers register themselves; new ones are called at once, others left at once, and no call fails")
+
+    def __init__(self) -> None:
+        if shutil.which("etcd") is None:
+            raise DemoError(
+                "this mode needs etcd on PATH: apt-get install etcd-server, brew install etcd, or a binary from etcd's releases; "
+                "or take --mode manual"
+            )
+        try:
+            from discovery.tests.etcd_server import EtcdServer
+        except ModuleNotFoundError:
+            raise DemoError("this project was made without the registry etcd; take --mode manual") from None
+        self._folder = tempfile.TemporaryDirectory()
+        self._etcd = EtcdServer(Path(self._folder.name) / "data")
+        self.target = "etcd:///greeter"
+        self.discovery: dict[str, Any] = {"etcd": {"endpoints": (self._etcd.address,)}}
+        self._listed: set[str] = set()
+        self._changed = asyncio.Condition()
+
+    async def start(self, servers: Sequence[Server]) -> None:
+        try:
+            await asyncio.to_thread(self._etcd.start)
+        except (AssertionError, OSError) as error:
+            raise DemoError(f"etcd does not start: {error}") from None
+        for server in servers:
+            server.told = {
+                "REGISTRATION__TARGET": self.target,
+                "REGISTRATION__ADDRESS": server.address,
+                "REGISTRATION__ID": server.name,
+                "REGISTRATION__TTL": "2s",
+                "DISCOVERY__ETCD__ENDPOINTS": json.dumps([self._etcd.address]),
+            }
+        self._client = EtcdClient(self._etcd.settings(timeout=START), 0)
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._look, name="demo etcd", daemon=True).start()
+
+    def _look(self) -> None:
+        """What etcd holds, seen by somebody else than the client."""
+        prefix = f"{self.target.removeprefix('etcd:///')}/".encode()
+        with contextlib.suppress(EtcdError, RuntimeError):  # the demo's end
+            revision, entries = self._client.range(prefix, prefix_end(prefix))
+            for changes in itertools.chain([entries], self._client.watch(prefix, prefix_end(prefix), revision + 1)):
+                asyncio.run_coroutine_threadsafe(self._note(prefix, changes, time.monotonic()), self._loop)
+
+    async def _note(self, prefix: bytes, changes: Sequence[Entry], at: float) -> None:
+        async with self._changed:
+            for change in changes:
+                name = change.key.removeprefix(prefix).decode()
+                (self._listed.discard if change.value is None else self._listed.add)(name)
+                self._listed_at = at
+            self._changed.notify_all()
+
+    async def publish(self, servers: Sequence[Server]) -> float:
+        """The servers do it themselves; this waits until they have."""
+        wanted = {server.name for server in servers}
+        try:
+            async with asyncio.timeout(START), self._changed:
+                await self._changed.wait_for(lambda: self._listed == wanted)
+                return self._listed_at
+        except TimeoutError:
+            listed, missed = ", ".join(sorted(self._listed)), ", ".join(sorted(wanted))
+            raise DemoError(f"etcd lists {listed or 'nobody'} after {START:g} s, and should list {missed}") from None
+
+    async def close(self) -> None:
+        if hasattr(self, "_client"):
+            self._client.close()
+        self._etcd.stop()
+        self._folder.cleanup()
+
+
+MODES: dict[str, Callable[[], Mode]] = {
+    "dns": Dns,
+    "native-dns": NativeDns,
+    "passthrough": Passthrough,
+    "etcd": Etcd,
+    "manual": ByHand,
+}

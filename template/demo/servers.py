@@ -63,12 +63,13 @@ class Life:
 
 @dataclass
 class Server:
-    """One server process after another; `state` is what a person would call it."""
+    """One server process after another; `state` is what a person would call it, `told` what settings it is given besides."""
 
     name: str
     address: str
     port: int
     state: str = "absent"
+    told: dict[str, str] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = field(default=None, repr=False)
     _watching: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -88,7 +89,7 @@ class Server:
                 sys.executable,
                 "-m",
                 SERVER_MODULE,
-                env={**wishes, **os.environ, **place, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**wishes, **os.environ, **place, **self.told, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

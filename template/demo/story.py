@@ -73,7 +73,7 @@ class Story:
             await self.mode.start(self.servers)
             settings = self._settings()
             await self._start_three()
-            self._publish()
+            await self._publish()
             await self._call(settings)
         finally:
             await asyncio.gather(*(server.close() for server in self.servers))
@@ -137,25 +137,23 @@ class Story:
         changed: float | None = None
         if server is not None and act in ("add", "bring back"):
             await server.start()
-            changed = self._publish()
+            changed = await self._publish()
         elif server is not None and act == "drain":
             server.drain()
-            changed = self._publish()  # Kubernetes marks a terminating pod at the moment of its SIGTERM
+            changed = await self._publish()  # Kubernetes marks a terminating pod at the moment of its SIGTERM
             await server.ended()
         elif server is not None and act == "kill":
             changed = time.monotonic()
             server.kill()
             await server.ended()
             await asyncio.sleep(NOTICED)
-            self._publish()
+            await self._publish()
         # A change is watched for a full step, however long it took to make it.
         await asyncio.sleep(max(0.0, (changed or began) + self.seconds - time.monotonic()))
         stopped = server.lives[-1].ended if server is not None else None
         serving = tuple(server.name for server in self.servers if server.state == "serving")
         self.steps.append(Step(act, server.name if server else "", began, time.monotonic(), changed, stopped, serving))
 
-    def _publish(self) -> float:
+    async def _publish(self) -> float:
         """Make those that serve the registry's truth; returns when."""
-        now = time.monotonic()
-        self.mode.publish([server for server in self.servers if server.state == "serving"])
-        return now
+        return await self.mode.publish([server for server in self.servers if server.state == "serving"])

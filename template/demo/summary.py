@@ -28,9 +28,11 @@ class Seen:
 
     @property
     def after(self) -> float | None:
-        """Seconds from the change to the new server's first call, or to the old one's last; None if there was none."""
+        """Seconds from the change to the new server's first call, or to the old one's last; None if there was none.
+
+        0 where the client was faster than the demo's own look at the registry."""
         moment = (self.first if self.step.adds else self.last).get(self.step.server)
-        return None if moment is None or self.step.changed is None else moment - self.step.changed
+        return None if moment is None or self.step.changed is None else max(0.0, moment - self.step.changed)
 
 
 @dataclass(frozen=True)

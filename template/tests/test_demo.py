@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,13 @@ PATIENT = 10.0
 DEADLINE = 120.0
 FOUR = {"server-1", "server-2", "server-3", "server-4"}
 
+HERE = importlib.util.find_spec("discovery.sources.etcd") is not None
+needs_etcd = pytest.mark.skipif(
+    not HERE or shutil.which("etcd") is None,
+    reason="made without the registry etcd" if not HERE else "needs etcd 3.4 or newer on PATH: apt-get install etcd-server",
+)
 needs_dns = pytest.mark.skipif(not importlib.util.find_spec("discovery.sources.dns"), reason="made without the registry dns")
+MARKS = {"dns": needs_dns, "etcd": needs_etcd}
 
 
 def command(*arguments: str) -> list[str]:
@@ -45,7 +52,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("mode", [pytest.param(mode, marks=needs_dns if mode == "dns" else ()) for mode in MODES])
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=MARKS.get(mode, ())) for mode in MODES])
 def test_a_short_story_holds(mode: str, tmp_path: Path) -> None:
     """Four server processes, a registry, a client: what was promised is what is seen, and a picture of it."""
     picture = tmp_path / "demo.png"
@@ -56,7 +63,7 @@ def test_a_short_story_holds(mode: str, tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert (told["mode"], told["held"], told["picture"]) == (mode, True, str(picture))
     assert [step["step"] for step in told["steps"]] == [act for act, _ in PLAN]
-    if mode in ("dns", "manual"):
+    if mode in ("dns", "etcd", "manual"):
         assert told["failed"] == 0
         assert set(told["servers"]) == set(told["steps"][1]["share"]) == FOUR
         assert set(told["steps"][3]["share"]) >= {"server-3", "server-4"}

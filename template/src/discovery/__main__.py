@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from . import terminal
-from .config import Config, Dns, Empty
+from .config import Config, Dns, Empty, Etcd, Kubernetes
 from .errors import DiscoveryError, NotSyncedError, TargetError
 from .failover import Failover, open_resolver
 from .resolver import Resolver
@@ -22,6 +23,7 @@ from .target import Target, parse
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the status: 0 found, 1 nothing found in time, 2 a target or an option that cannot be meant."""
     options = _parser().parse_args(arguments)
+    logging.getLogger(__package__).addHandler(logging.NullHandler())  # what goes wrong is part of the output
     try:
         target = _resolvable(options.target)
         settings = _config(options)
@@ -50,7 +52,8 @@ def resolve(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
     if options.health:
         time.sleep(min(options.timeout, 0.3))  # the endpoints are asked now; what has not answered by then is unknown
     status = resolver.status
-    print(terminal.as_json(status) if options.json else terminal.table(status))
+    if options.json or status.snapshot:
+        print(terminal.as_json(status) if options.json else terminal.table(status))
     for problem in status.problems:
         print(f"{_parser().prog}: {problem}", file=sys.stderr)
     return 0 if status.snapshot else 1
@@ -80,9 +83,10 @@ def _live(resolver: Resolver | Failover, stopping: threading.Event) -> int:
     from rich.live import Live
 
     resolver.start()
-    with Live(terminal.live(resolver.status), refresh_per_second=8) as shown:
+    ages = terminal.Ages()
+    with Live(terminal.live(resolver.status, ages), refresh_per_second=8) as shown:
         while not stopping.wait(0.125):
-            shown.update(terminal.live(resolver.status))
+            shown.update(terminal.live(resolver.status, ages))
     return 0
 
 
@@ -116,6 +120,26 @@ def _config(options: argparse.Namespace) -> Config:
         empty=Empty.parse(options.empty) if options.empty else None,
         health="" if options.health else None,
         dns=Dns(refresh=options.refresh, servers=tuple(options.server)),
+        etcd=_etcd(options.etcd),
+        kubernetes=Kubernetes(kubeconfig=options.kubeconfig, context=options.context),
+    )
+
+
+def _etcd(endpoints: list[str]) -> Etcd:
+    """As etcdctl reads its environment (etcd's etcdctl/README.md), so that what works for it works here."""
+
+    def variable(name: str) -> str:
+        return os.environ.get(f"ETCDCTL_{name}", "")
+
+    listed = endpoints or [item for item in variable("ENDPOINTS").split(",") if item]
+    user, _, password = variable("USER").partition(":")
+    return Etcd(
+        tuple(listed) or Etcd().endpoints,
+        user=user,
+        password=variable("PASSWORD") or password,
+        ca=variable("CACERT"),
+        certificate=variable("CERT"),
+        key=variable("KEY"),
     )
 
 
@@ -139,6 +163,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--server", action="append", default=[], metavar="ADDRESS", help="dns-poll: a DNS server to ask; may be repeated"
         )
+        command.add_argument(
+            "--etcd",
+            action="append",
+            default=[],
+            metavar="HOST:PORT",
+            help="etcd: a member; may be repeated (else ETCDCTL_ENDPOINTS; TLS and user by the other ETCDCTL_ variables)",
+        )
+        command.add_argument("--kubeconfig", default="", help="kubernetes: a kubeconfig file (KUBECONFIG)")
+        command.add_argument("--context", default="", help="kubernetes: one of its contexts (the current one)")
     return parser
 
 

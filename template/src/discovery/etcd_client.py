@@ -201,6 +201,8 @@ def _reason(settings: Etcd, what: str, error: Exception) -> str:
         return f"it does not accept the user '{settings.user}' and its password or token: {details}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {settings.timeout:g} s ({what})"
+    if code is grpc.StatusCode.UNAVAILABLE and "Failed to connect" in details:
+        return f"it cannot be reached ({details.rpartition(': ')[2]}); check Etcd(endpoints=...)"
     return f"{details or code.name} ({what})"
 
 

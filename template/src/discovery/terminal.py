@@ -14,8 +14,30 @@ COLUMNS: tuple[tuple[str, Callable[[Endpoint], str]], ...] = (
     ("weight", lambda endpoint: str(endpoint.weight)),
     ("health", lambda endpoint: endpoint.health.name.lower()),
     ("name", lambda endpoint: endpoint.name or "-"),
+    ("node", lambda endpoint: endpoint.node or "-"),
 )
-"""What a table shows of an endpoint: heading and text."""
+"""What a table shows of an endpoint: heading and text. The last is left out where nobody has a node."""
+
+
+class Ages:
+    """Since when each endpoint has been what it is, as far as this process has seen."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: dict[tuple[str, int], tuple[Endpoint, float]] = {}
+
+    def update(self, snapshot: Snapshot | None) -> None:
+        """Take over the set in use."""
+        now, before = self._clock(), self._since
+        self._since = {
+            endpoint[:2]: known if (known := before.get(endpoint[:2])) and known[0] == endpoint else (endpoint, now)
+            for endpoint in (snapshot.endpoints if snapshot else ())
+        }
+
+    def __call__(self, endpoint: Endpoint) -> str:
+        """Its age, for people."""
+        seconds = int(self._clock() - self._since[endpoint[:2]][1])
+        return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
 
 
 _OFTEN_EMPTY = ("name", "node", "hints", "metadata")
@@ -41,8 +63,9 @@ def as_json(status: Status) -> str:
 
 def table(status: Status) -> str:
     """A plain table with aligned columns."""
-    rows = [tuple(heading.upper() for heading, _ in COLUMNS)]
-    rows += [tuple(read(endpoint) for _, read in COLUMNS) for endpoint in _sorted(status.snapshot)]
+    columns = _columns(status.snapshot)
+    rows = [tuple(heading.upper() for heading, _ in columns)]
+    rows += [tuple(read(endpoint) for _, read in columns) for endpoint in _sorted(status.snapshot)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -63,26 +86,34 @@ def changes(before: Snapshot | None, after: Snapshot) -> Iterator[str]:
 def summary(status: Status) -> str:
     """One line: how many, how fresh, and what is wrong."""
     count = len(status.snapshot) if status.snapshot else 0
-    parts = [f"{status.target}: {count} endpoint{'' if count == 1 else 's'}, {status.state}"]
+    via = f" via {status.via}" if status.via else ""
+    parts = [f"{status.target}{via}: {count} endpoint{'' if count == 1 else 's'}, {status.state}"]
     if status.synced_at is not None:
         parts.append(f"synced {time.monotonic() - status.synced_at:.0f} s ago")
     parts += [reason for reason in (status.last_error, status.suspicious, *status.problems) if reason]
     return "; ".join(parts)
 
 
-def live(status: Status) -> Any:
-    """The table and the summary as a rich renderable. Raises ModuleNotFoundError without rich."""
+def live(status: Status, ages: Ages) -> Any:
+    """The table and the summary as a rich renderable; `ages` is kept up to date. Raises ModuleNotFoundError without rich."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     colours = {"healthy": "green", "unknown": "green", "unhealthy": "red", "draining": "yellow"}
     shown = Table(box=None, padding=(0, 2, 0, 0))
-    for heading, _ in COLUMNS:
+    ages.update(status.snapshot)
+    columns: list[tuple[str, Callable[[Endpoint], str]]] = [*_columns(status.snapshot), ("age", ages)]
+    for heading, _ in columns:
         shown.add_column(heading.upper(), header_style="bold")
     for endpoint in _sorted(status.snapshot):
-        shown.add_row(*(Text(read(endpoint), style=colours.get(read(endpoint), "")) for _, read in COLUMNS))
+        shown.add_row(*(Text(read(endpoint), style=colours.get(read(endpoint), "")) for _, read in columns))
     return Group(shown, Text(), Text(summary(status), style="green" if status.state == "synced" else "yellow"))
+
+
+def _columns(snapshot: Snapshot | None) -> tuple[tuple[str, Callable[[Endpoint], str]], ...]:
+    listed = snapshot.endpoints if snapshot else frozenset()
+    return COLUMNS if any(endpoint.node for endpoint in listed) else COLUMNS[:-1]
 
 
 def _sorted(snapshot: Snapshot | None) -> list[Endpoint]:

@@ -21,7 +21,14 @@ _CODES = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "U
 
 def check(settings: "Settings") -> None:
     """Raises ValueError with a sentence for each contradiction, a line each."""
-    found = [*_keepalive(settings), *_age(settings), *_drain(settings), *_calls(settings), *_service_config(settings)]
+    found = [
+        *_keepalive(settings),
+        *_age(settings),
+        *_drain(settings),
+        *_calls(settings),
+        *_registration(settings),
+        *_service_config(settings),
+    ]
     if found:
         raise ValueError("\n".join(found))
 
@@ -94,6 +101,15 @@ def _calls(settings: "Settings") -> Iterator[str]:
         yield (
             "CLIENT__HEALTH_CHECK=true has no effect with CLIENT__LOAD_BALANCING=pick_first, which ignores health; "
             "set the first to false or the second to round_robin"
+        )
+
+
+def _registration(settings: "Settings") -> Iterator[str]:
+    registration = settings.registration
+    if registration.target is not None and not registration.address:
+        yield (
+            f"REGISTRATION__TARGET={registration.target} with REGISTRATION__ADDRESS empty registers nothing that others could call; "
+            "set the second to the IP address under which they reach this server (in a pod: status.podIP), or the first to none"
         )
 
 

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from discovery import Config, Dns, Empty
+from discovery import Config, Dns, Empty, Etcd, Kubernetes, Registrar
+from discovery.config import Remember
 from discovery.target import parse
 
 from .settings import Discovery, Settings
@@ -97,5 +98,27 @@ def discovery_config(settings: Discovery, *, health_check: bool) -> Config:
         zone=settings.zone,
         empty=Empty.parse(settings.empty) if settings.empty else None,
         health="" if health_check else None,
+        remember=Remember(settings.remember, settings.remember_for),
         dns=Dns(refresh=settings.refresh, timeout=settings.dns_timeout, servers=settings.dns_servers),
+        etcd=Etcd(**{**dict(settings.etcd), "password": settings.etcd.password.get_secret_value()}),
+        kubernetes=Kubernetes(**dict(settings.kubernetes)),
+    )
+
+
+def registrar(settings: Settings, port: int) -> Registrar | None:
+    """What keeps a server on `port` listed, where the settings want it. Raises discovery.TargetError for what cannot be."""
+    registration = settings.registration
+    if registration.target is None:
+        return None
+    address = registration.address
+    if address.count(":") != 1 and "]:" not in address:  # no port with it
+        address = f"[{address.strip('[]')}]:{port}" if ":" in address else f"{address}:{port}"
+    return Registrar(
+        registration.target,
+        address,
+        id=registration.id,
+        zone=settings.discovery.zone,
+        weight=registration.weight,
+        ttl=int(registration.ttl),
+        config=discovery_config(settings.discovery, health_check=False),
     )

@@ -136,9 +136,37 @@ class Client(Section):
     retry: Retry = Retry()
 
 
+class Etcd(Section):
+    endpoints: Annotated[tuple[str, ...], Field(min_length=1)] = ("127.0.0.1:2379",)
+    """etcd's members, host:port or https://host:port, as JSON: ["etcd-0:2379", "etcd-1:2379"]."""
+    user: str = ""
+    """Where etcd wants a user."""
+    password: SecretStr = SecretStr("")
+    """The user's password."""
+    ca: str = ""
+    """A PEM file with the authority of etcd's certificate; it means TLS."""
+    certificate: str = ""
+    """A PEM file with the certificate to show to etcd."""
+    key: str = ""
+    """A PEM file with its key."""
+    timeout: Positive = 5.0
+    """How long one request may take."""
+    keepalive: Positive = 10.0
+    """How often a silent watch is asked whether it still lives."""
+
+
+class Kubernetes(Section):
+    kubeconfig: str = ""
+    """A kubeconfig file; empty is $KUBECONFIG, then the pod's service account, then ~/.kube/config."""
+    context: str = ""
+    """One of the kubeconfig's contexts; empty is its current one."""
+    timeout: Positive = 10.0
+    """How long one request may take."""
+
+
 class Discovery(Section):
     zone: str = ""
-    """The zone that this client runs in; empty means that zones do not count."""
+    """The zone that this process runs in: clients prefer servers of theirs, servers tell it to etcd. Empty means that zones do not count."""
     empty: str = ""
     """What an empty answer of the registry means: keep, fail, hold:SECONDS; empty is the source's own choice."""
     refresh: Positive = 5.0
@@ -147,6 +175,25 @@ class Discovery(Section):
     """dns-poll: how long one question may take."""
     dns_servers: tuple[str, ...] = ()
     """dns-poll: servers to ask instead of the system's, as JSON: ["10.96.0.10:53"]."""
+    remember: str = ""
+    """A directory for the last known good set, with which a client can start while the registry is down; empty keeps none."""
+    remember_for: Positive = 86400.0
+    """How old such a set may be."""
+    etcd: Etcd = Etcd()
+    kubernetes: Kubernetes = Kubernetes()
+
+
+class Registration(Section):
+    target: str | None = None
+    """Where the server registers itself: etcd:///name. none is for registries that list pods by themselves."""
+    address: str = ""
+    """The IP address under which others reach this server, its pod's for example; with :port where that differs from SERVER__PORT."""
+    id: str = ""
+    """The entry's name; the same id replaces an older entry. Empty is the address with its port."""
+    weight: Annotated[int, Field(ge=1, le=65535)] = 1
+    """The server's share of requests, beside others."""
+    ttl: Annotated[Duration, Field(ge=1, le=3600, multiple_of=1)] = 10.0
+    """How long the entry of a server that died stays, in whole seconds."""
 
 
 class Telemetry(Section):
@@ -184,6 +231,7 @@ class Settings(BaseSettings):
     server: Server = Server()
     client: Client = Client()
     discovery: Discovery = Discovery()
+    registration: Registration = Registration()
     telemetry: Telemetry = Telemetry()
     log: Log = Log()
 

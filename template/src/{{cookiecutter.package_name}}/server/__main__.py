@@ -2,9 +2,13 @@
 
 import argparse
 import asyncio
+import functools
 import logging
 import sys
 
+from discovery import TargetError
+
+from .. import options
 from ..settings import Settings
 from ..settings_command import load, print_settings
 from ..telemetry import configure
@@ -19,10 +23,14 @@ async def serve(settings: Settings) -> None:
     telemetry = configure(settings, "server")
     signals = Signals()
     assembled = await assemble(settings, telemetry)
+    registrar = options.registrar(settings, assembled.port)
     await assembled.server.start()
     logger.info("serving as %s on port %d", settings.server.name, assembled.port)
+    if registrar is not None:
+        registrar.start()
     await signals.first.wait()
-    await drain(assembled, settings.server.drain, signals.second)
+    deregister = None if registrar is None else functools.partial(asyncio.to_thread, registrar.close)
+    await drain(assembled, settings.server.drain, signals.second, deregister)
     await asyncio.to_thread(telemetry.shutdown)
 
 
@@ -38,6 +46,9 @@ def main() -> None:
         return print_settings(settings)
     try:
         asyncio.run(serve(settings))
+    except TargetError as error:
+        print(f"settings: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except PortError as error:
         print(f"server: {error}", file=sys.stderr)
         raise SystemExit(1) from None

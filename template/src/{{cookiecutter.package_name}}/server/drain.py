@@ -13,6 +13,9 @@ from .assembly import Assembled
 
 logger = logging.getLogger(__name__)
 
+DEREGISTER = 1.0
+"""Seconds for which a drain waits for the registry before it goes on."""
+
 
 class Signals:
     """SIGTERM and SIGINT of this process: the first asks for a drain, the second for an immediate end."""
@@ -33,7 +36,8 @@ async def drain(
 ) -> None:
     """End the server; `at_once` cuts the wait and the grace short. Seconds as in the settings."""
     if deregister is not None:
-        await deregister()
+        # A registry that does not answer must not use up the pod's time; its lease ends the entry by itself.
+        await asyncio.wait({asyncio.ensure_future(deregister())}, timeout=DEREGISTER)
     await assembled.health.enter_graceful_shutdown()
     logger.info(
         "draining: not serving any more, waiting %g s, then up to %g s for calls under way", settings.wait, settings.grace
