@@ -7,30 +7,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 MANIFEST = {
-    # registry: what belongs to it alone
-    "dns": (
-        "src/discovery/sources/dns.py",
-        "src/discovery/tests/conformance/dns.py",
-        "src/discovery/tests/test_dns.py",
-    ),
+    # registry: what belongs to it alone, below src/discovery
+    "dns": ("sources/dns.py", "tests/conformance/dns.py", "tests/test_dns.py"),
     "etcd": (
-        "src/discovery/sources/etcd.py",
-        "src/discovery/tests/conformance/etcd.py",
-        "src/discovery/tests/etcd_server.py",
-        "src/discovery/tests/test_etcd.py",
-        "src/discovery/tests/test_etcd_values.py",
-        "src/discovery/tests/test_registrar.py",
+        "sources/etcd.py", "tests/conformance/etcd.py", "tests/etcd_server.py", "tests/test_etcd.py",
+        "tests/test_etcd_values.py", "tests/test_registrar.py",
     ),
     "kubernetes": (
-        "src/discovery/sources/endpoint_slices.py",
-        "src/discovery/sources/kubernetes.py",
-        "src/discovery/tests/cluster_api.py",
-        "src/discovery/tests/conformance/kubernetes.py",
-        "src/discovery/tests/test_endpoint_slices.py",
-        "src/discovery/tests/test_kubernetes.py",
-        "src/discovery/tests/test_kubernetes_faults.py",
+        "sources/endpoint_slices.py", "sources/kubernetes.py", "tests/cluster_api.py", "tests/conformance/kubernetes.py",
+        "tests/test_endpoint_slices.py", "tests/test_kubernetes.py", "tests/test_kubernetes_faults.py",
     ),
-}
+}  # fmt: skip
 """A path that does not exist is a mistake: the list and the template must agree."""
 
 
@@ -39,7 +26,7 @@ def left_out(answers: Mapping[str, str]) -> Iterator[str]:
     if answers["registries"] == "chosen":
         for registry, paths in MANIFEST.items():
             if registry != answers["discovery"]:
-                yield from paths
+                yield from (f"src/discovery/{path}" for path in paths)
 
 
 def apply(root: Path, answers: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hooks.post_gen_project import MANIFEST
+from hooks.post_gen_project import left_out
 from hooks.pre_gen_project import TAKEN
 
 from .bake import ROOT, bake
@@ -70,12 +70,6 @@ def test_discovery_is_byte_for_byte_the_templates_less_what_was_left_out(baked: 
     """So that it can be developed in place, and taken from any project."""
     name, project = baked
     answers = {"discovery": "kubernetes", "registries": "all", **ANSWERS[name]}
-    left_out = {
-        path
-        for registry, paths in MANIFEST.items()
-        if answers["registries"] == "chosen" and registry != answers["discovery"]
-        for path in paths
-    }
     tracked = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "template/src/discovery"],
         cwd=ROOT,
@@ -83,7 +77,7 @@ def test_discovery_is_byte_for_byte_the_templates_less_what_was_left_out(baked: 
         text=True,
         check=True,
     ).stdout.split()
-    expected = {path.removeprefix("template/") for path in tracked if (ROOT / path).exists()} - left_out
+    expected = {path.removeprefix("template/") for path in tracked if (ROOT / path).exists()} - set(left_out(answers))
     found = {str(path.relative_to(project)) for path in files(project / "src" / "discovery")}
     assert found == expected
     for path in found:

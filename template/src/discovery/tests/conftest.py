@@ -5,6 +5,10 @@ import shutil
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("here", max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", 100)), deadline=None)
+settings.load_profile("here")
 
 MARKERS = {
     "cluster": 'needs a Kubernetes cluster: kubectl on PATH and KUBECONFIG set; ../shared/cluster/cluster up, then eval "$(../shared/cluster/cluster env)"',

@@ -1,7 +1,6 @@
 """memory.py: the last known good set in a file."""
 
 import json
-import os
 import queue
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def test_a_file_that_is_too_old_or_from_the_future_is_not_believed(tmp_path: Pat
 
 
 @given(damage=st.binary(max_size=60), at=st.integers(0, 400))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", 200)))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes, at: int) -> None:
     """Whatever is in it, reading never raises, and gives a set that could be sent or nothing."""
     kept = memory(tmp_path)
