@@ -129,8 +129,9 @@ class Registrar:
                 client.close()
         except (EtcdError, TargetError) as error:  # TargetError: a certificate file that was there at the start is gone
             self._member += 1
+            if str(error) != self.last_error:
+                logger.warning("registration of '%s': %s", self.key, error)
             self._note(False, str(error))
-            logger.warning("registration of '%s': %s", self.key, error)
 
     def _hold(self, client: EtcdClient) -> None:
         """Keep the entry until closed. Ends with EtcdError."""

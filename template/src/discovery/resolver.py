@@ -29,6 +29,8 @@ Listener = Callable[[Snapshot], None]
 MINIMAL_WAIT = 0.01
 """Seconds between two attempts even where the jitter says zero, so that a broken source cannot spin."""
 
+NEVER = float("inf")
+
 
 class Resolver:
     """Runs one source on a thread of its own until `close`, and tells its listeners of every set that counts.
@@ -56,7 +58,7 @@ class Resolver:
         self._empty = config.empty or source.empty
         self._monitor = monitor
         self._memory = Memory(config.remember, str(target)) if config.remember.directory else None
-        self._keep_at = float("inf")  # when the set is to be written next
+        self._keep_at = NEVER  # when the set is to be written next
         self._clock = clock
         self._jitter = jitter
         self._closing = threading.Event()
@@ -226,7 +228,7 @@ class Resolver:
             return None
         self._not_before = now + self._config.coalesce
         self._status = replace(self._status, snapshot=new, changed_at=now, suspicious=None, pushes=self._status.pushes + 1)
-        self._keep_at = now
+        self._keep_at = now if self._memory is not None else NEVER
         for listener in self._listeners:
             listener(new)
         metrics.record_lag(self._status.target, self._clock() - self._dirty_since)
@@ -245,7 +247,7 @@ class Resolver:
                     self._keep_at = now + self._config.remember.max_age / 10
                 else:
                     wake = min(self._keep_at if due is None else due, self._keep_at)
-                    self._changed.wait(None if wake == float("inf") else max(0.0, wake - now))
+                    self._changed.wait(None if wake == NEVER else max(0.0, wake - now))
             if keep is not None and self._memory is not None:
                 self._memory.write(keep)
 

@@ -3,11 +3,12 @@
 import logging
 import queue
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..config import Backoff, Config, Empty
+from ..config import Backoff, Config, Empty, Remember
 from ..errors import NotSyncedError, SourceError
 from ..resolver import Resolver
 from ..snapshot import Snapshot
@@ -226,3 +227,24 @@ def test_nothing_is_passed_on_after_close(run: Run) -> None:
     run.resolver.reconsider()
     assert run.passed.empty()
     assert run.resolver.status.state == "closed"
+
+
+@pytest.mark.parametrize("remember", [False, True])
+def test_between_changes_it_does_nothing(remember: bool, tmp_path: Path) -> None:
+    """Every look at the clock is a round of some loop; of those there are a handful for a change, and none after it."""
+    looks = 0
+
+    class Counting(Clock):
+        def __call__(self) -> float:
+            nonlocal looks
+            looks += 1
+            return super().__call__()
+
+    config = Config(coalesce=0, remember=Remember(str(tmp_path) if remember else ""))
+    run = Run(config, Counting())
+    run.source.steps.put(snapshot(1))
+    assert run.next() == snapshot(1)
+    assert not run.source.closed.wait(0.2)
+    assert looks < 100
+    run.resolver.close()
+    assert run.resolver.join(DEADLINE)
