@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from . import cpu_per_rpc, first_rpc, server_interceptors, stress, update_cost
+from . import cpu_per_rpc, first_rpc, registries, server_interceptors, stress, update_cost, zones
 from .report import Row, as_json, table
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -18,6 +18,8 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "update": update_cost.measure,
     "first": first_rpc.measure,
     "server": server_interceptors.measure,
+    "registries": registries.measure,
+    "zones": zones.measure,
 }
 
 

@@ -18,7 +18,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from . import zones
 from .routes import NO_RETRY, Retry, ServiceConfig
-from .sharding import part_count, part_of
+from .sharding import Parts, part_count
 from .snapshot import Endpoint, Snapshot
 from .wire import xds_pb2 as xds
 
@@ -71,7 +71,7 @@ class TargetResources:
         self._own_zone = own_zone
         self._service_config = service_config
         self._count = 1
-        self._parts: dict[int, frozenset[Endpoint]] = {}
+        self._parts = Parts()
         self._usable: frozenset[Endpoint] = frozenset()
         self._preferred: zones.Preference = ""
         self._weights: dict[int, int] = {}  # of the parts that hold anything of the first priority
@@ -91,17 +91,10 @@ class TargetResources:
                 self.assignments = {name: kept for name, kept in self.assignments.items() if name.startswith(prefix)}
                 self._weights, self._routed = {}, {}
             self._count, self._preferred = count, preferred
-            grouped: dict[int, list[Endpoint]] = defaultdict(list)
-            for endpoint in usable:
-                grouped[part_of(endpoint.address, endpoint.port, count)].append(endpoint)
+            self._parts.deal(usable, count)
             changed = set(range(count))
-            self._parts = {part: frozenset(grouped[part]) for part in changed}
         else:
-            added, removed = usable - self._usable, self._usable - usable
-            changed = {part_of(endpoint.address, endpoint.port, count) for endpoint in added | removed}
-            for part in changed:
-                of_part = {e for e in added if part_of(e.address, e.port, count) == part}
-                self._parts[part] = (self._parts[part] - removed) | of_part
+            changed = self._parts.change(usable - self._usable, self._usable - usable)
         self._usable = usable
         self._assign(changed)
         self._route()
@@ -110,7 +103,7 @@ class TargetResources:
     def _assign(self, changed: Iterable[int]) -> None:
         for part in sorted(changed):
             full_name = resource_name(ASSIGNMENT, self._part_name(part))
-            weight, assignment = self._assignment(full_name, self._parts[part])
+            weight, assignment = self._assignment(full_name, self._parts.held[part])
             if weight:
                 self._weights[part] = weight
             else:

@@ -39,7 +39,10 @@ def read(content: Any, wanted: str) -> Slice:
         return Slice(problems=(f"EndpointSlice '{name}' is left out: its endpoints are no list",))
     if not listed:
         return Slice()
-    port, others = _port(content.get("ports"), wanted)
+    ports = content.get("ports") or ()
+    if not isinstance(ports, (list, tuple)):
+        return Slice(problems=(f"EndpointSlice '{name}' is left out: its ports are no list",))
+    port, others = _port(ports, wanted)
     if port is None:
         return Slice(other_ports=others or ("none",))
     entries: list[tuple[str, Endpoint]] = []
@@ -73,7 +76,7 @@ _PREFERENCE = {Health.HEALTHY: 0, Health.UNKNOWN: 1, Health.DRAINING: 2, Health.
 
 def _port(ports: Any, wanted: str) -> tuple[int | None, tuple[str, ...]]:
     """The port's number in this slice, or None and what there is instead."""
-    listed = [port for port in ports or () if isinstance(port, dict) and port.get("protocol", "TCP") == "TCP"]
+    listed = [port for port in ports if isinstance(port, dict) and port.get("protocol", "TCP") == "TCP"]
     if wanted.isdigit():
         numbers = [port.get("port") for port in listed]
         # A slice without ports, or with one that has no number, stands for all ports.

@@ -73,12 +73,19 @@ class KubernetesSource:
                 if time.monotonic() - begun < 1:
                     return  # an API server that ends watches at once must not be asked without a pause
         except api.ApiException as error:
-            if error.status == 410:
+            if error.status == 410 or self._closed:
                 return
+            if not error.status:  # the client's form of urllib3's SSLError
+                raise SourceError(
+                    f"the Kubernetes API at {self._api.configuration.host} cannot be read: {' '.join(str(error.reason).split())}"
+                ) from None
             if error.status == 401:
-                self._connect()
+                with contextlib.suppress(TargetError):  # the next answer is 401 again, and reads them again
+                    self._connect()
             slowly = SLOW_RETRY if error.status in (401, 403, 404) else None
             raise SourceError(self._sentence(error.status, error.body), retry_after=slowly) from None
+        except config.ConfigException as error:  # the token is read again every minute
+            raise SourceError(f"the credentials for the Kubernetes API cannot be read: {error}") from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             if not self._closed:
                 raise SourceError(
@@ -178,20 +185,24 @@ def _client(target: Target, settings: Kubernetes) -> tuple[api.ApiClient, str]:
     """A client with credentials, and the namespace that is meant where the target names none."""
     configuration = api.Configuration()
     chosen = settings.kubeconfig or settings.context or os.environ.get("KUBECONFIG")
+    unreadable = credentials.kube_config.yaml.YAMLError
     try:
         if not chosen and os.path.exists(f"{_ACCOUNT}/token"):
             credentials.load_incluster_config(client_configuration=configuration)
             with open(f"{_ACCOUNT}/namespace") as file:
                 own = file.read().strip()
         else:
-            file_name, context = settings.kubeconfig or None, settings.context or None
+            # Not left to the library, which remembers the variable from when it was imported.
+            file_name = settings.kubeconfig or os.environ.get("KUBECONFIG") or None
+            context = settings.context or None
             credentials.load_kube_config(file_name, context, client_configuration=configuration, persist_config=False)
             contexts, current = credentials.list_kube_config_contexts(file_name)
             named = next((item for item in contexts if item["name"] == context), current)
             own = (named.get("context") or {}).get("namespace", "")
-    except (credentials.ConfigException, OSError, ValueError, TypeError, LookupError) as error:
+    except (credentials.ConfigException, unreadable, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())
         raise TargetError(
-            f"target '{target}': there are no credentials for a Kubernetes API ({error}); run in a pod, set KUBECONFIG, "
+            f"target '{target}': there are no credentials for a Kubernetes API ({reason}); run in a pod, set KUBECONFIG, "
             f"or name a file in Kubernetes(kubeconfig=...)"
         ) from None
     configuration.retries = False  # the resolver is the only one that tries again

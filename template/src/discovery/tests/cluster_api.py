@@ -1,11 +1,10 @@
-"""What tests need of a real Kubernetes API: a namespace of one's own, accounts, kubeconfigs, and a proxy that can fail."""
+"""What tests need of a real Kubernetes API: a namespace of one's own, accounts, kubeconfigs, and a watch to look at."""
 
 import contextlib
 import functools
 import json
 import os
-import select
-import socket
+import queue
 import subprocess
 import threading
 import uuid
@@ -16,7 +15,11 @@ from typing import Any
 from kubernetes import client as api
 from kubernetes import config
 
-from .servers import until
+from ..config import Config, Kubernetes
+from ..snapshot import Snapshot
+from ..sources.kubernetes import KubernetesSource, open_source
+from ..target import parse
+from .servers import DEADLINE, until
 
 GRPC = ({"name": "grpc", "port": 50051, "protocol": "TCP"},)
 """The ports of a slice, unless others are given."""
@@ -24,12 +27,16 @@ GRPC = ({"name": "grpc", "port": 50051, "protocol": "TCP"},)
 SERVICE_NAME = "kubernetes.io/service-name"
 
 
+ADMINISTRATOR = os.environ.get("KUBECONFIG", "")
+"""Read now, because tests change the variable."""
+
+
 @functools.cache
 def _call(group: str) -> Any:
     """The administrator's client of one API group."""
     loader: Any = config
     settings = api.Configuration()
-    loader.load_kube_config(os.environ["KUBECONFIG"], client_configuration=settings, persist_config=False)
+    loader.load_kube_config(ADMINISTRATOR, client_configuration=settings, persist_config=False)
     return getattr(api, group)(api.ApiClient(settings))
 
 
@@ -121,8 +128,8 @@ def namespace() -> Iterator[Namespace]:
 
 @functools.cache
 def _current() -> dict[str, Any]:
-    """$KUBECONFIG's current context, with everything that files hold written out."""
-    view = ["kubectl", "config", "view", "--raw", "--flatten", "--minify", "-o", "json"]
+    """The administrator's current context, with everything that files hold written out."""
+    view = ["kubectl", f"--kubeconfig={ADMINISTRATOR}", "config", "view", "--raw", "--flatten", "--minify", "-o", "json"]
     done = subprocess.run(view, capture_output=True, check=True, timeout=60)
     shown = json.loads(done.stdout)
     return {"cluster": shown["clusters"][0]["cluster"], "user": shown["users"][0]["user"]}
@@ -160,83 +167,94 @@ def kubeconfig(path: Path, **contexts: dict[str, Any]) -> str:
     return str(path)
 
 
-class Proxy:
-    """A TCP proxy in front of the API server: it can cut connections, refuse them, or fall silent. `url` leads to it."""
+def opened(target: str, **settings: Any) -> KubernetesSource:
+    return open_source(parse(target), Config(kubernetes=Kubernetes(**settings)))
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.accepted = 0
-        self._refusing = False
-        self._open = threading.Event()
-        self._open.set()
-        self._lock = threading.Lock()
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
 
-    def _accept(self) -> None:
+def first(target: str, **settings: Any) -> Snapshot:
+    """What the list says."""
+    return next(opened(target, **settings).watch())
+
+
+def found(snapshot: Snapshot) -> set[str]:
+    return {endpoint.address for endpoint in snapshot.endpoints}
+
+
+class Watch:
+    """One `watch` on a thread of its own, and what came out of it."""
+
+    def __init__(self, source: KubernetesSource) -> None:
+        self.source = source
+        self._last: Snapshot | None = None
+        self._said: queue.Queue[Snapshot | Exception | None] = queue.Queue()
+        self.asked: queue.Queue[dict[str, Any]] = queue.Queue()
+        ask = source._ask
+
+        def noted(**watch: Any) -> Any:
+            response = ask(**watch)
+            self.asked.put(watch)
+            return response
+
+        source._ask = noted  # type: ignore[method-assign]
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        _running.append(self)
+
+    def _run(self) -> None:
+        try:
+            for snapshot in self.source.watch():
+                self._said.put(snapshot)
+            self._said.put(None)
+        except Exception as error:
+            self._said.put(error)
+
+    def watching(self) -> dict[str, Any]:
+        """Wait until a watch was answered; returns what was asked."""
+        while not (asked := self.asked.get(timeout=DEADLINE)):
+            pass
+        return asked
+
+    def _next(self) -> Snapshot | Exception | None:
+        """What came next; a source may tell an equal set again, as a sign of life."""
         while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            with self._lock:
-                self.accepted += 1
-                if self._refusing:
-                    near.close()
-                    continue
-                try:
-                    pair = (near, socket.create_connection(server()))
-                except OSError:  # the API server itself is down
-                    near.close()
-                    continue
-                self._pairs.append(pair)
-                self._threads.append(threading.Thread(target=self._forward, args=pair, daemon=True))
-                self._threads[-1].start()
+            said = self._said.get(timeout=DEADLINE)
+            if not isinstance(said, Snapshot):
+                return said
+            last, self._last = self._last, said
+            if last is None or (last.endpoints, last.problems) != (said.endpoints, said.problems):
+                return said
 
-    def _forward(self, near: socket.socket, far: socket.socket) -> None:
-        other = {near: far, far: near}
-        with contextlib.suppress(OSError), near, far:
-            while True:
-                for side in select.select([near, far], [], [])[0]:
-                    content = side.recv(2**16)
-                    self._open.wait()
-                    if not content:
-                        return
-                    other[side].sendall(content)
+    def next(self) -> Snapshot:
+        """The next set that is another."""
+        said = self._next()
+        assert isinstance(said, Snapshot), repr(said)
+        return said
 
-    def silence(self) -> None:
-        """Forward nothing more, and keep all connections."""
-        self._open.clear()
+    def sees(self, *addresses: str) -> None:
+        """The next set is this one."""
+        assert found(self.next()) == set(addresses)
 
-    def refuse(self) -> None:
-        """Cut all connections, and close every new one at once."""
-        with self._lock:
-            self._refusing = True
-        self.cut()
-
-    def mend(self) -> None:
-        """Forward again."""
-        with self._lock:
-            self._refusing = False
-        self._open.set()
-
-    def cut(self) -> None:
-        """Break the connections there are."""
-        with self._lock:
-            pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            for side in pair:
-                with contextlib.suppress(OSError):
-                    side.shutdown(socket.SHUT_RDWR)
+    def end(self) -> Exception | None:
+        """How it ended, without a further set."""
+        said = self._next()
+        assert not isinstance(said, Snapshot), found(said)
+        self.thread.join(DEADLINE)
+        assert not self.thread.is_alive()
+        return said
 
     def close(self) -> None:
-        """End every connection and thread."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.mend()
-        self.cut()
-        for thread in self._threads:
-            thread.join()
+        """Close as a resolver does: promptly and without an error."""
+        self.source.close()
+        assert self.end() is None
+
+
+_running: list[Watch] = []
+
+
+def end_watches() -> None:
+    """After a test: end what it began."""
+    while _running:
+        watch = _running.pop()
+        watch.source.close()
+        watch.thread.join(DEADLINE)
+        assert not watch.thread.is_alive()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ..resources import ASSIGNMENT, UNLIMITED, TargetResources, cluster
 from ..routes import NO_RETRY, Retry, Rule, ServiceConfig
-from ..sharding import SMALLEST_PART, WHOLE, part_count, part_of
+from ..sharding import SMALLEST_PART, WHOLE, Parts, part_count
 from ..snapshot import Endpoint, Health, Snapshot
 from ..wire import xds_pb2 as xds
 from ..zones import preference, usable
@@ -72,14 +72,14 @@ def test_a_large_set_is_split_over_weighted_clusters_that_together_hold_it(size:
     assert size / len(parts) >= SMALLEST_PART
 
 
-def test_one_change_in_a_large_set_changes_the_resources_of_its_parts_only() -> None:
+def test_one_server_in_the_place_of_another_changes_one_part_of_a_large_set() -> None:
     """What stays keeps its version, so that gRPC does not rebuild it."""
     endpoints = many(1001)
     resources = made(endpoints[:1000])
     before, route = dict(resources.assignments), resources.listener
     resources.update(Snapshot.of(endpoints[1:]))
     changed = {name for name, kept in resources.assignments.items() if kept is not before.get(name)}
-    assert 1 <= len(changed) <= 2
+    assert len(changed) == 1
     assert resources.listener is route, "one endpoint more or less is within the route's tolerance"
 
 
@@ -96,13 +96,37 @@ def test_the_route_follows_when_the_weights_drift() -> None:
 
 def test_a_part_that_runs_empty_leaves_the_route_and_is_not_emptied() -> None:
     """gRPC may still be choosing it for the moment; what it holds is better than nothing."""
-    endpoints = many(100)
-    resources = made(endpoints)
+    endpoints = [endpoint._replace(zone="ab"[number % 2]) for number, endpoint in enumerate(many(200))]
+    resources = made(endpoints, "a")
     count = len(weights(resources))
-    left = [endpoint for endpoint in endpoints if part_of(endpoint.address, endpoint.port, count) != 0]
-    resources.update(Snapshot.of(left))
+    own = {address for priority, address in addresses(assignments(resources)[f"{count}-0"]) if priority == 0}
+    resources.update(Snapshot.of(endpoint for endpoint in endpoints if endpoint.address not in own))
     assert f"{count}-0" not in weights(resources)
-    assert addresses(assignments(resources)[f"{count}-0"])
+    assert {address for priority, address in addresses(assignments(resources)[f"{count}-0"]) if priority == 0} == own
+
+
+@given(st.lists(st.sets(st.integers(0, 120), min_size=1), max_size=12), st.sampled_from([1, 2, 4, 8]))
+def test_parts_hold_each_endpoint_once_and_none_grows_too_small(sets: list[set[int]], count: int) -> None:
+    """Whatever comes and goes; and what is told to have changed is all that has."""
+    pool = many(121)
+    parts, last = Parts(), frozenset(pool[:count])
+    parts.deal(last, count)
+    for chosen in sets:
+        wanted = frozenset(pool[number] for number in chosen)
+        before = list(parts.held)
+        touched = parts.change(wanted - last, last - wanted)
+        last = wanted
+        assert sorted(endpoint for held in parts.held for endpoint in held) == sorted(wanted)
+        assert {number for number in range(count) if parts.held[number] != before[number]} <= touched
+        assert min(map(len, parts.held)) * 2 * count >= len(wanted) - count
+
+
+def test_neighbours_and_zones_are_spread_over_all_parts() -> None:
+    """What dies together is not a part."""
+    parts = Parts()
+    parts.deal([endpoint._replace(zone="abc"[number % 3]) for number, endpoint in enumerate(many(240))], 8)
+    for held in parts.held:
+        assert Counter(endpoint.zone for endpoint in held) == {"a": 10, "b": 10, "c": 10}
 
 
 def test_an_empty_set_is_said() -> None:
