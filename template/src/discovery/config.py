@@ -37,7 +37,7 @@ class Backoff:
     """Waiting between attempts: a random time up to a bound that doubles from `base` to `limit`, in seconds."""
 
     base: float = 0.1
-    limit: float = 5.0
+    limit: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
