@@ -23,6 +23,10 @@ class EtcdError(Exception):
     """A member did not do what it was asked; the text is a sentence that names it and the reason."""
 
 
+_QUESTIONS = 5
+"""How often a watch asks within `timeout`: a member drops the question while it is behind with that watch."""
+
+
 class Entry(NamedTuple):
     """A key as etcd holds it; `value` is None for one that was deleted. `lease` is 0 for none."""
 
@@ -98,7 +102,8 @@ class EtcdClient:
             answers.cancel()
 
     def watch(self, key: bytes, range_end: bytes, revision: int) -> "Watch":
-        """Every change from `revision` on."""
+        """Every change from `revision` on, which must not lie ahead: until it is reached, members since 3.4.25 and 3.5.8
+        do not say that they live. Who has read a revision watches from that one, and sees its changes again."""
         return Watch(self, key, range_end, revision)
 
     def _ask(self, method: str, request: Message, answer: type[Answer]) -> Answer:
@@ -145,7 +150,10 @@ class Watch:
         self._heard = threading.Event()
         self._silent = False
         call = client._method("stream_stream", "Watch/Watch", wire.WatchResponse)
-        self._responses = call(self._requests(), metadata=client._metadata())
+        try:
+            self._responses = call(self._requests(), metadata=client._metadata())
+        except ValueError as error:  # the channel was closed in between
+            raise client._failed("Watch", error) from None
 
     def __iter__(self) -> Iterator[list[Entry]]:
         try:
@@ -177,8 +185,11 @@ class Watch:
         progress = wire.WatchRequest(progress_request=wire.WatchProgressRequest())
         while not self._ended.wait(self._settings.keepalive):
             self._heard.clear()
-            yield progress
-            if not self._heard.wait(self._settings.timeout) and not self._ended.is_set():
+            for _ in range(_QUESTIONS):
+                yield progress
+                if self._heard.wait(self._settings.timeout / _QUESTIONS) or self._ended.is_set():
+                    break
+            else:
                 self._silent = True
                 self._responses.cancel()
                 return
@@ -199,6 +210,10 @@ def _reason(settings: Etcd, what: str, error: Exception) -> str:
         return f"it wants a user; set Etcd(user=..., password=...): {details}"
     if "authentication failed" in details or code is grpc.StatusCode.UNAUTHENTICATED:
         return f"it does not accept the user '{settings.user}' and its password or token: {details}"
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"its certificate cannot be verified; see Etcd(ca='{settings.ca}'): {details}"
+    if "TSI_DATA_CORRUPTED" in details:  # gRPC's word for an alert of the server's
+        return f"it refuses the client's certificate, or the lack of one; see Etcd(certificate=..., key=...): {details}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {settings.timeout:g} s ({what})"
     if code is grpc.StatusCode.UNAVAILABLE and "Failed to connect" in details:

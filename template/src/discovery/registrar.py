@@ -14,7 +14,7 @@ from typing import Any
 from .config import Config
 from .errors import RegistrationError, TargetError
 from .etcd_client import EtcdClient, EtcdError
-from .snapshot import parse_authority
+from .snapshot import canonical_address, parse_authority
 from .target import parse
 from .waits import Waits
 
@@ -57,7 +57,10 @@ class Registrar:
         try:
             # As etcd's Go package naming/endpoints writes it; Op 0 is its Add.
             self._value = json.dumps(
-                {"Op": 0, "Addr": self.address, "Metadata": told or None}, separators=(",", ":"), ensure_ascii=False
+                {"Op": 0, "Addr": self.address, "Metadata": told or None},
+                separators=(",", ":"),
+                ensure_ascii=False,
+                allow_nan=False,
             ).encode()
         except (TypeError, ValueError) as error:
             raise TargetError(f"Registrar(metadata=...) must hold what JSON can: {error}") from None
@@ -136,7 +139,7 @@ class Registrar:
     def _hold(self, client: EtcdClient) -> None:
         """Keep the entry until closed. Ends with EtcdError."""
         revision = self._write(client)
-        watch = client.watch(self.key.encode(), b"", revision + 1)
+        watch = client.watch(self.key.encode(), b"", revision)
         broken: list[EtcdError] = []
         disturbed = threading.Event()
 
@@ -196,7 +199,7 @@ def _reachable(address: str) -> str:
     """The address itself. Raises TargetError for one that means nothing to another machine."""
     try:
         host, _ = parse_authority(address)
-        parsed = ipaddress.ip_address(host)
+        parsed = ipaddress.ip_address(canonical_address(host))
     except ValueError as error:
         raise TargetError(
             f"the address '{address}' cannot be registered: {error}; write the IP address and port under which others reach "

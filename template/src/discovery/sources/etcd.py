@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from ..config import Config, Empty, Etcd
-from ..errors import SourceError
+from ..errors import SourceError, TargetError
 from ..etcd_client import EtcdClient, EtcdError, prefix_end
 from ..snapshot import Endpoint, Snapshot, parse_authority
 from ..target import Target
@@ -35,7 +35,10 @@ class EtcdSource:
         with self._lock:
             if self._closed:
                 return
-            client = self._client = EtcdClient(self._settings, self._member)
+            try:
+                client = self._client = EtcdClient(self._settings, self._member)
+            except TargetError as error:  # a certificate file that was there at the start is gone
+                raise SourceError(str(error)) from None
         try:
             yield from self._follow(client)
         except EtcdError as error:
@@ -57,7 +60,7 @@ class EtcdSource:
         revision, entries = client.range(self._prefix, end)
         listed = {entry.key: decode(entry.key, entry.value or b"") for entry in entries}
         yield (last := _snapshot(listed, None))
-        for changes in client.watch(self._prefix, end, revision + 1):
+        for changes in client.watch(self._prefix, end, revision):
             for change in changes:
                 if change.value is None:
                     listed.pop(change.key, None)
@@ -86,7 +89,7 @@ def decode(key: bytes, value: bytes) -> Endpoint | str:
     if not isinstance(address, str):
         return f"key '{name}' is left out: its value has no Addr"
     try:
-        host, port = parse_authority(address)
+        host, port = parse_authority(_text(address))
     except ValueError as error:
         return f"key '{name}' is left out: {error}"
     metadata = fields.get("metadata")
@@ -94,11 +97,16 @@ def decode(key: bytes, value: bytes) -> Endpoint | str:
     return Endpoint(
         host,
         port,
-        zone=known["zone"] if isinstance(known.get("zone"), str) else "",
+        zone=_text(known["zone"]) if isinstance(known.get("zone"), str) else "",
         weight=_weight(known.get("weight", 1)),
         name=name,
         metadata=json.dumps(metadata, sort_keys=True) if metadata is not None else "",
     )
+
+
+def _text(value: str) -> str:
+    """Without halves of surrogate pairs, which JSON can spell and UTF-8 cannot hold: U+FFFD in their place, as in Go."""
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _weight(value: object) -> int:

@@ -116,7 +116,7 @@ def test_the_wait_is_random_below_a_bound_that_doubles_to_a_limit(run: Run) -> N
     for _ in range(8):
         run.source.steps.put(SourceError("down"))
         run.began()
-    assert run.waits == [(0.0, bound) for bound in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0)]
+    assert run.waits == [(0.0, bound) for bound in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0)]
 
 
 def test_the_bound_falls_back_only_after_a_watch_that_lived() -> None:
