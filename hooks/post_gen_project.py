@@ -10,7 +10,7 @@ MANIFEST = {
     # registry: what belongs to it alone, below src/discovery
     "dns": ("sources/dns.py", "tests/conformance/dns.py", "tests/test_dns.py"),
     "etcd": (
-        "sources/etcd.py", "tests/conformance/etcd.py", "tests/etcd_server.py", "tests/test_etcd.py",
+        "sources/etcd.py", "tests/conformance/etcd.py", "tests/test_etcd.py",
         "tests/test_etcd_values.py", "tests/test_registrar.py",
     ),
     "kubernetes": (

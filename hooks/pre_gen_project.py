@@ -17,14 +17,15 @@ LONGEST_SLUG = 40
 
 TAKEN = frozenset(
     {"discovery", "greeter", "demo", "tests", "benchmarks", "deploy", "docs", "proto", "requirements", "src"}
-    | {"annotated_types", "ast_serialize", "attr", "buf_bin", "certifi", "cffi", "charset_normalizer", "contourpy"}
-    | {"cryptography", "cycler", "dateutil", "dns", "dnslib", "dotenv", "etcd", "google", "grpc", "grpc_channelz"}
-    | {"grpc_health", "grpc_reflection", "grpc_status", "grpc_tools", "hypothesis", "idna", "iniconfig", "kiwisolver"}
-    | {"kubernetes", "librt", "markdown_it", "matplotlib", "mdurl", "mpl_toolkits", "mypy", "mypy_extensions", "mypy_protobuf"}
-    | {"mypyc", "numpy", "opentelemetry", "packaging", "pathspec", "pip", "pluggy", "py", "pycparser", "pydantic"}
+    | {"aiohappyeyeballs", "aiohttp", "aiohttp_retry", "aiosignal", "annotated_types", "ast_serialize", "attr", "attrs"}
+    | {"buf_bin", "certifi", "cffi", "charset_normalizer", "contourpy", "cryptography", "cycler", "dateutil", "dns", "dnslib"}
+    | {"dotenv", "durationpy", "etcd", "frozenlist", "google", "grpc", "grpc_channelz", "grpc_health", "grpc_reflection"}
+    | {"grpc_status", "grpc_tools", "hypothesis", "idna", "iniconfig", "kiwisolver", "kubernetes", "librt", "markdown_it"}
+    | {"matplotlib", "mdurl", "mpl_toolkits", "multidict", "mypy", "mypy_extensions", "mypy_protobuf", "mypyc", "numpy"}
+    | {"oauthlib", "opentelemetry", "packaging", "pathspec", "pip", "pluggy", "propcache", "py", "pycparser", "pydantic"}
     | {"pydantic_core", "pydantic_settings", "pygments", "pylab", "pyparsing", "pytest", "pytest_asyncio", "pythonjsonlogger"}
-    | {"requests", "rich", "ruff", "setuptools", "six", "sortedcontainers", "trustme", "typing_extensions", "typing_inspection"}
-    | {"tzdata", "urllib3", "websocket", "wheel", "wrapt", "yaml"}
+    | {"requests", "requests_oauthlib", "rich", "ruff", "setuptools", "six", "sortedcontainers", "trustme"}
+    | {"typing_extensions", "typing_inspection", "tzdata", "urllib3", "uv", "websocket", "wheel", "wrapt", "yaml", "yarl"}
 )
 """Top-level names of the project itself, then of all that its lock installs; a test compares them with an installation."""
 

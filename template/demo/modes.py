@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import itertools
 import json
 import shutil
@@ -171,15 +172,15 @@ class Etcd:
     promise = Promise("all", "servers register themselves; new ones are called at once, others left at once, and no call fails")
 
     def __init__(self) -> None:
+        if importlib.util.find_spec("discovery.sources.etcd") is None:
+            raise DemoError("this project was made without the registry etcd; take --mode manual")
         if shutil.which("etcd") is None:
             raise DemoError(
                 "this mode needs etcd on PATH: apt-get install etcd-server, brew install etcd, or a binary from etcd's releases; "
                 "or take --mode manual"
             )
-        try:
-            from discovery.tests.etcd_server import EtcdServer
-        except ModuleNotFoundError:
-            raise DemoError("this project was made without the registry etcd; take --mode manual") from None
+        from discovery.tests.etcd_server import EtcdServer
+
         self._folder = tempfile.TemporaryDirectory()
         self._etcd = EtcdServer(Path(self._folder.name) / "data")
         self.target = "etcd:///greeter"
