@@ -273,6 +273,4 @@ def test_a_certificate_file_that_vanishes_is_an_error_to_recover_from(tmp_path: 
     with Watched(Etcd(("127.0.0.1:1",), ca=str(ca)), "foo") as watched:
         assert "127.0.0.1:1" in watched.error()
         ca.unlink()
-        while "127.0.0.1:1" in (error := watched.error()):
-            pass
-        assert error == f"Etcd(ca='{ca}') cannot be read: No such file or directory"
+        assert f"Etcd(ca='{ca}') cannot be read: No such file or directory" in (watched.error() for _ in range(50))
