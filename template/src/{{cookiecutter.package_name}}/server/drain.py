@@ -7,6 +7,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from ..settings import Drain
 from .assembly import Assembled
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 DEREGISTER = 1.0
 """Seconds for which a drain waits for the registry before it goes on."""
+FOR_EVER = 86400.0
+"""A grace in seconds that never ends, for the pod does before."""
 
 
 class Signals:
@@ -42,17 +45,18 @@ async def drain(
     logger.info(
         "draining: not serving any more, waiting %g s, then up to %g s for calls under way", settings.wait, settings.grace
     )
-    await _first_of(asyncio.sleep(settings.wait), at_once)
-    stopping = asyncio.ensure_future(assembled.server.stop(0 if at_once.is_set() else settings.grace))
-    await _first_of(asyncio.shield(stopping), at_once)
+    await _first_of(asyncio.sleep(settings.wait), at_once.wait())
+    # Not gRPC's own grace: when that ends while another stop is under way, one of the two uses what the other has freed.
+    stopping = asyncio.ensure_future(assembled.server.stop(FOR_EVER))
+    await _first_of(asyncio.shield(stopping), asyncio.sleep(0 if at_once.is_set() else settings.grace), at_once.wait())
     if not stopping.done():
-        await assembled.server.stop(0)
+        await assembled.server.stop(None)
     await stopping
     logger.info("stopped")
 
 
-async def _first_of(work: Awaitable[None], at_once: asyncio.Event) -> None:
-    tasks = {asyncio.ensure_future(work), asyncio.ensure_future(at_once.wait())}
+async def _first_of(*work: Awaitable[Any]) -> None:
+    tasks = {asyncio.ensure_future(each) for each in work}
     _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
