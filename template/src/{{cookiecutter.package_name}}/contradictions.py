@@ -27,6 +27,7 @@ def check(settings: "Settings") -> None:
         *_drain(settings),
         *_calls(settings),
         *_registration(settings),
+        *_tls(settings),
         *_service_config(settings),
     ]
     if found:
@@ -111,6 +112,33 @@ def _registration(settings: "Settings") -> Iterator[str]:
             f"REGISTRATION__TARGET={registration.target} with REGISTRATION__ADDRESS empty registers nothing that others could call; "
             "set the second to the IP address under which they reach this server (in a pod: status.podIP), or the first to none"
         )
+
+
+def _tls(settings: "Settings") -> Iterator[str]:
+    tls, mode = settings.tls, f"TLS__MODE={settings.tls.mode}"
+    empty = [f"TLS__{name.upper()}" for name in ("certificate", "key", "ca") if not getattr(tls, name)]
+    if tls.mode == "mtls" and empty:
+        yield f"{mode} with {' and '.join(empty)} empty: both sides show a certificate and check the other's; name PEM files, as in TLS__CA=/etc/tls/ca.crt"
+    if tls.mode == "tls" and bool(tls.certificate) != bool(tls.key):
+        yield f"{mode} with TLS__CERTIFICATE={tls.certificate or 'empty'} and TLS__KEY={tls.key or 'empty'}: a server needs both, a client neither"
+    if tls.mode == "off" and len(empty) < 3:
+        yield f"{mode} ignores the files of TLS__CERTIFICATE, TLS__KEY and TLS__CA and sends plaintext; set the first to tls or mtls, or leave these empty"
+    if tls.allowed_clients is not None:
+        if tls.mode != "mtls":
+            yield f"TLS__ALLOWED_CLIENTS with {mode} would let nobody in, because no client shows a certificate; set the second to mtls, or drop the first"
+        rules = tls.allowed_clients if isinstance(tls.allowed_clients, dict) else {"*": tls.allowed_clients}
+        if not rules or rules == {"*": ()}:
+            yield 'TLS__ALLOWED_CLIENTS is empty, so nobody may call; name clients, as in ["spiffe://cluster.local/ns/default/sa/client"], or set it to none'
+        for method, names in rules.items():
+            yield from (f"TLS__ALLOWED_CLIENTS has {problem}" for name in names if (problem := _wrong_name(method, name)))
+
+
+def _wrong_name(method: str, name: str) -> str:
+    if not name.strip() or name != name.strip():
+        return f"'{name}' for '{method}', which is no name; write a DNS name or a URI of the client's certificate"
+    if "*" in name and not ("://" in name and name.endswith("/*") and name.count("*") == 1):
+        return f"'{name}' for '{method}'; a star may stand only at the end of a URI, as in spiffe://cluster.local/ns/default/*"
+    return ""
 
 
 def _service_config(settings: "Settings") -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Settings for people: loaded with one sentence for a mistake, printed as they are in force, listed as a table."""
 
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -59,6 +60,8 @@ def show(field: FieldInfo, value: Any) -> str:
         return "***"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return json.dumps(value)
     if isinstance(value, tuple):
         return "[" + ", ".join(f'"{item}"' for item in value) + "]"
     return text(value) if is_duration(field) else str(value)

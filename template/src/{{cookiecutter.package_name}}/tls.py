@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 
@@ -46,9 +47,9 @@ def server_credentials(files: CertificateFiles, *, require_client: bool) -> grpc
 
     def configuration() -> grpc.ServerCertificateConfiguration:
         pem = files.pem
-        return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.ca)
+        return grpc.ssl_server_certificate_configuration([(pem.key or b"", pem.certificate or b"")], pem.ca)
 
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
+    def fetch() -> Any:  # the type stub knows no None, which means that nothing has changed
         nonlocal known
         if files.pem is known:
             return None
@@ -63,4 +64,6 @@ def _named_by_setting() -> Iterator[None]:
     try:
         yield
     except CertificateError as error:
-        raise TlsError(f"TLS__{error.name.upper()}={error.path} {error.reason}; see TLS__CERTIFICATE, TLS__KEY and TLS__CA") from None
+        raise TlsError(
+            f"TLS__{error.name.upper()}={error.path} {error.reason}; see TLS__CERTIFICATE, TLS__KEY and TLS__CA"
+        ) from None

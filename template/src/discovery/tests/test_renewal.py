@@ -1,17 +1,15 @@
 """Certificates that change under a living channel: no call is lost, on any kind of target, and garbage never counts."""
 
-import asyncio
-import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from .. import CertificateError, CertificateFiles, aio, secure_channel
-from .servers import DEADLINE, METHOD, STREAM, until
+from .. import secure_channel
+from .servers import DEADLINE, unary, until
 from .tls_servers import NAME, OPTIONS, Folder, secure_server, trustme
 
 TARGETS = {
@@ -67,7 +65,7 @@ def test_rotation_under_load_loses_no_call(folders: tuple[Folder, Folder], targe
     with secure_server(server.files()) as address:
         channel = secure_channel(written(target, address), client.files(), OPTIONS)
         with channel:
-            call = channel.unary_unary(METHOD)
+            call = unary(channel)
             threads = [threading.Thread(target=load, args=(call,)) for _ in range(4)]
             for thread in threads:
                 thread.start()

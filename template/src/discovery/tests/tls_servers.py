@@ -55,7 +55,7 @@ def secure_server(files: CertificateFiles, *, clients: bool = True) -> Iterator[
 
     def configuration() -> grpc.ServerCertificateConfiguration:
         pem = files.pem
-        return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.ca)
+        return grpc.ssl_server_certificate_configuration([(pem.key or b"", pem.certificate or b"")], pem.ca)
 
     def who(request: bytes, context: Any) -> bytes:
         return b" ".join(context.auth_context().get("x509_subject_alternative_name", [b"nobody"]))
@@ -63,10 +63,9 @@ def secure_server(files: CertificateFiles, *, clients: bool = True) -> Iterator[
     def follow(request: bytes, context: Any) -> Iterator[bytes]:
         for number in range(int(request)):
             yield str(number).encode()
-            context.ended.wait(0.01) if hasattr(context, "ended") else None
 
     server = grpc.server(ThreadPoolExecutor(16), options=(("grpc.so_reuseport", 0),))
-    handlers = {
+    handlers: dict[str, Any] = {
         "Who": grpc.unary_unary_rpc_method_handler(who),
         "Follow": grpc.unary_stream_rpc_method_handler(follow),
     }

@@ -25,6 +25,7 @@ class GreeterClient:
 
     def __init__(self, channel: grpc.aio.Channel, settings: Settings) -> None:
         self.channel = channel
+        self.tls = settings.tls
         self._settings = settings.client
         self._stub: Any = rpc.GreeterServiceStub(channel)
         self._throttle = Throttle(settings.client.retry)

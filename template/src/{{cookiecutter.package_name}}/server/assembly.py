@@ -2,20 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from discovery import CertificateFiles
 from greeter.v1 import greeter_pb2_grpc as rpc
 
+from ..authorisation import Authorisation, RuleError
 from ..options import server_options
 from ..settings import Settings
 from ..telemetry import Telemetry
-from ..tls import server_credentials, server_files
+from ..tls import TlsError, server_credentials, server_files
 from . import servicer
 
 
@@ -64,7 +66,9 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> Assembled:
         options=server_options(settings),
         maximum_concurrent_rpcs=settings.server.max_concurrent_rpcs,
     )
-    rpc.add_GreeterServiceServicer_to_server(servicer.Greeter(settings.server.name), telemetry.on(server))
+    allowed = settings.tls.allowed_clients
+    on: Callable[[Any], Any] = _everyone if allowed is None else _rules(allowed).on
+    rpc.add_GreeterServiceServicer_to_server(servicer.Greeter(settings.server.name), on(telemetry.on(server)))
 
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
@@ -73,9 +77,10 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> Assembled:
 
     # What tells of the inside is not for everyone whom mTLS lets in, unless somebody says so.
     if settings.server.reflection if settings.server.reflection is not None else not mutual:
-        reflection.enable_server_reflection([servicer.NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        names = [servicer.NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), on(server))
     if settings.server.channelz if settings.server.channelz is not None else not mutual:
-        channelz.add_channelz_servicer(server)
+        channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), on(server))
 
     credentials = None if certificates is None else server_credentials(certificates, require_client=mutual)
     port = _open(server, settings, "PORT", settings.server.port, credentials)
@@ -85,6 +90,17 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> Assembled:
         health_pb2_grpc.add_HealthServicer_to_server(healths, health_server)
         health_port = _open(health_server, settings, "HEALTH_PORT", settings.server.health_port, None)
     return Assembled(server, healths, port, health_server, health_port, certificates)
+
+
+def _everyone(server: Any) -> Any:
+    return server
+
+
+def _rules(allowed: Any) -> Authorisation:
+    try:
+        return Authorisation(allowed)
+    except RuleError as error:
+        raise TlsError(f"TLS__ALLOWED_CLIENTS cannot be used: {error}") from None
 
 
 def _open(
