@@ -4,6 +4,7 @@ gRPC itself says nothing about most of them; it disconnects, ignores or loses ca
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ def check(settings: "Settings") -> None:
         *_calls(settings),
         *_registration(settings),
         *_tls(settings),
+        *_telemetry(settings),
         *_service_config(settings),
     ]
     if found:
@@ -131,6 +133,29 @@ def _tls(settings: "Settings") -> Iterator[str]:
             yield 'TLS__ALLOWED_CLIENTS is empty, so nobody may call; name clients, as in ["spiffe://cluster.local/ns/default/sa/client"], or set it to none'
         for method, names in rules.items():
             yield from (f"TLS__ALLOWED_CLIENTS has {problem}" for name in names if (problem := _wrong_name(method, name)))
+
+
+def _telemetry(settings: "Settings") -> Iterator[str]:
+    telemetry = settings.telemetry
+    endpoint = f"TELEMETRY__OTLP_ENDPOINT={telemetry.otlp_endpoint or 'none'}"
+    files = {
+        f"TELEMETRY__OTLP_{name.upper()}": path
+        for name in ("ca", "certificate", "key")
+        if (path := getattr(telemetry, f"otlp_{name}"))
+    }
+    if files and not (telemetry.otlp_endpoint or "").startswith("https://"):
+        yield f"{' and '.join(files)} have no effect with {endpoint}; write its address with https, or leave them empty"
+    if bool(telemetry.otlp_certificate) != bool(telemetry.otlp_key):
+        yield (
+            f"TELEMETRY__OTLP_CERTIFICATE={telemetry.otlp_certificate or 'empty'} and TELEMETRY__OTLP_KEY={telemetry.otlp_key or 'empty'} "
+            "belong together; name both files or neither"
+        )
+    for name, path in files.items():
+        if not os.access(path, os.R_OK):
+            yield f"{name}={path} cannot be read; name a PEM file that this process may read"
+    # Their text is a secret, so it is not shown.
+    if telemetry.otlp_headers and not all("=" in pair for pair in telemetry.otlp_headers.get_secret_value().split(",")):
+        yield "TELEMETRY__OTLP_HEADERS cannot be read; write name=value,name=value"
 
 
 def _wrong_name(method: str, name: str) -> str:

@@ -220,6 +220,12 @@ class Telemetry(Section):
     """Where metrics and traces go: the base address of an OTLP/HTTP collector. none sends nothing and loads nothing."""
     otlp_headers: SecretStr | None = None
     """Headers for it, such as a token: name=value,name=value."""
+    otlp_ca: str = ""
+    """A PEM file with the authority of its certificate, where its address is https. Empty is the system's."""
+    otlp_certificate: str = ""
+    """A PEM file with the certificate to show to it."""
+    otlp_key: str = ""
+    """A PEM file with its key."""
     service_name: str = SERVICE
     """service.name; -server or -client is added."""
     interval: Positive = 15.0

@@ -37,8 +37,14 @@ def sentences(error: ValidationError) -> Iterator[str]:
         elif mistake["type"] == "extra_forbidden":
             yield f"{'__'.join(names)} is no setting; --print-settings lists all of them"
         else:
-            wrong = "***" if isinstance(mistake["input"], SecretStr) else repr(mistake["input"])
-            yield f"{'__'.join(names)}={wrong} cannot be: {mistake['msg'].removeprefix('Value error, ')}"
+            written = "__".join(names)
+            wrong = "***" if any(name.startswith(written) for name in _secrets()) else repr(mistake["input"])
+            yield f"{written}={wrong} cannot be: {mistake['msg'].removeprefix('Value error, ')}"
+
+
+def _secrets() -> Iterator[str]:
+    """The settings that are never shown, nor is what holds them."""
+    return (name for name, field, _ in leaves(Settings) if "SecretStr" in repr(field.annotation))
 
 
 def leaves(section: BaseModel | type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, FieldInfo, Any]]:
