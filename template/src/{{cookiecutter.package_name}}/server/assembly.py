@@ -15,6 +15,7 @@ from greeter.v1 import greeter_pb2_grpc as rpc
 
 from ..authorisation import Authorisation, RuleError
 from ..options import server_options
+from ..probes import LIVENESS
 from ..settings import Settings
 from ..telemetry import Telemetry
 from ..tls import TlsError, server_credentials, server_files
@@ -72,7 +73,7 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> Assembled:
 
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
-    for name in (health.OVERALL_HEALTH, servicer.NAME):
+    for name in (health.OVERALL_HEALTH, servicer.NAME, LIVENESS):
         await healths.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     # What tells of the inside is not for everyone whom mTLS lets in, unless somebody says so.
