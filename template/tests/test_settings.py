@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from development.certificates import Authority, write
+
 from {{ cookiecutter.package_name }}.durations import seconds, text
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.settings_command import leaves, markdown, sentences
@@ -105,6 +107,23 @@ CONTRADICTIONS = [
         {"CLIENT__SERVICE_CONFIG": '{"healthCheckConfig": {}, "loadBalancingConfig": [{"pick_first": {}}]}'},
         ["healthCheckConfig", "pick_first"],
     ),
+    ({"TLS__MODE": "mtls"}, ["TLS__MODE=mtls", "TLS__CERTIFICATE and TLS__KEY and TLS__CA empty", "/etc/tls/ca.crt"]),
+    ({"TLS__MODE": "mtls", "TLS__CERTIFICATE": "x", "TLS__KEY": "x"}, ["TLS__MODE=mtls", "TLS__CA empty"]),
+    ({"TLS__MODE": "tls", "TLS__CERTIFICATE": "x"}, ["TLS__MODE=tls", "TLS__CERTIFICATE=x", "TLS__KEY=empty", "needs both"]),
+    ({"TLS__CA": "x"}, ["TLS__MODE=off", "plaintext", "set the first to tls or mtls"]),
+    ({"TLS__ALLOWED_CLIENTS": '["x"]'}, ["TLS__ALLOWED_CLIENTS", "TLS__MODE=off", "set the second to mtls"]),
+    ({"TLS__ALLOWED_CLIENTS": "[]"}, ["TLS__ALLOWED_CLIENTS is empty", "none"]),
+    ({"TLS__ALLOWED_CLIENTS": "{}"}, ["TLS__ALLOWED_CLIENTS is empty", "none"]),
+    ({"TLS__ALLOWED_CLIENTS": '["x*"]'}, ["'x*' for '*'", "only at the end of a URI"]),
+    ({"TLS__ALLOWED_CLIENTS": '["spiffe://a/*/b"]'}, ["'spiffe://a/*/b'", "only at the end of a URI"]),
+    ({"TLS__ALLOWED_CLIENTS": '{"*": [" "]}'}, ["' ' for '*'", "no name"]),
+    (
+        {"TELEMETRY__OTLP_CA": "x", "TELEMETRY__OTLP_ENDPOINT": "http://x"},
+        ["TELEMETRY__OTLP_CA", "TELEMETRY__OTLP_ENDPOINT=http://x", "https"],
+    ),
+    ({"TELEMETRY__OTLP_KEY": "x"}, ["TELEMETRY__OTLP_CERTIFICATE=empty", "TELEMETRY__OTLP_KEY=x", "both files or neither"]),
+    ({"TELEMETRY__OTLP_CA": "/nowhere"}, ["TELEMETRY__OTLP_CA=/nowhere cannot be read"]),
+    ({"TELEMETRY__OTLP_HEADERS": "hidden"}, ["TELEMETRY__OTLP_HEADERS cannot be read; write name=value"]),
     ({"CLIENT__SERVICE_CONFIG": "{"}, ["CLIENT__SERVICE_CONFIG cannot be read", "in JSON"]),
 ]
 
@@ -138,6 +157,52 @@ def test_a_mistyped_value_is_one_sentence_with_the_variables_name(
 ) -> None:
     """No traceback for what a user mistyped."""
     assert any(found.startswith(sentence) for found in mistakes(monkeypatch, **environment))
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"TELEMETRY__OTLP_HEADERS": "hidden"},
+        {"DISCOVERY__ETCD__PASSWORD__X": "hidden"},
+        {"DISCOVERY__ETCD": '"hidden"'},
+        {"DISCOVERY": '["hidden"]'},
+        {"DISCOVERY__ETCD": '{"password": ["hidden"], "x": 1}'},
+    ],
+)
+def test_a_mistyped_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    """Nor is what was written in the place of the section that holds it."""
+    found = mistakes(monkeypatch, **environment)
+    assert found
+    assert "hidden" not in " ".join(found)
+
+
+FILES: dict[str, tuple[dict[str, bytes | None], str]] = {
+    "is missing": ({"key": None}, "TLS__KEY={0}/tls.key cannot be read: No such file or directory"),
+    "is garbage": ({"certificate": b"x"}, "TLS__CERTIFICATE={0}/tls.crt holds no certificate in PEM"),
+    "does not fit": ({"key": b"another"}, "TLS__KEY={0}/tls.key does not fit the certificate '{0}/tls.crt'"),
+    "holds no authority": ({"ca": b""}, "TLS__CA={0}/ca.crt holds no certificate in PEM"),
+}
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path, role: str, case: str) -> None:
+    """By both commands, in one sentence that names the setting."""
+    wrong, sentence = FILES[case]
+    authority, names = Authority(), {"certificate": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
+    made = authority.issue(["x"])
+    write(tmp_path, {"tls.crt": made.certificate, "tls.key": made.key, "ca.crt": authority.certificate})
+    for name, content in wrong.items():
+        path = tmp_path / names[name]
+        path.unlink() if content is None else path.write_bytes(authority.issue(["y"]).key if content == b"another" else content)
+    files = {f"TLS__{name.upper()}": f"{tmp_path}/{file}" for name, file in names.items()}
+    done = subprocess.run(
+        [sys.executable, "-m", f"{PACKAGE}.{role}"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "TLS__MODE": "mtls", **files},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    expected = f"settings: {sentence.format(tmp_path)}; see TLS__CERTIFICATE, TLS__KEY and TLS__CA\n"
+    assert (done.returncode, done.stderr) == (2, expected)
 
 
 @pytest.mark.parametrize("role", ["server", "client"])

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -9,9 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from development.certificates import Authority, write
+from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 
 from .processes import DEADLINE, PACKAGE, Process, servers
 
@@ -19,7 +24,7 @@ from .processes import DEADLINE, PACKAGE, Process, servers
 class Collector:
     """A real OTLP/HTTP endpoint that keeps what it is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.received = threading.Condition()
         self.metrics: dict[str, list[dict[str, str]]] = {}
         self.spans: set[str] = set()
@@ -35,8 +40,10 @@ class Collector:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def take(self, path: str, body: bytes, token: str) -> None:
@@ -94,6 +101,37 @@ def test_metrics_and_traces_of_both_sides_reach_a_collector_by_their_standard_na
     for side in ("server", "client"):
         assert expected in collector.metrics[f"rpc.{side}.call.duration"]
     assert collector.headers == {"hidden"}
+
+
+def test_a_collector_is_reached_by_tls_with_a_certificate_and_renewed_files_are_taken_up(tmp_path: Path) -> None:
+    """Another authority at both ends, and a collector that was restarted: the server is not."""
+    folder = tmp_path / "tls"
+
+    def issue() -> ssl.SSLContext:
+        authority = Authority()
+        made = authority.issue(["127.0.0.1"])
+        write(folder, {"ca.crt": authority.certificate, "tls.crt": made.certificate, "tls.key": made.key})
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+        context.load_verify_locations(folder / "ca.crt")
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    collector = Collector(issue())
+    wanted = {
+        "TELEMETRY__OTLP_ENDPOINT": collector.url, "TELEMETRY__INTERVAL": "300ms", "TELEMETRY__OTLP_CA": f"{folder}/ca.crt",
+        "TELEMETRY__OTLP_CERTIFICATE": f"{folder}/tls.crt", "TELEMETRY__OTLP_KEY": f"{folder}/tls.key",
+    }  # fmt: skip
+    port = int(collector.url.rpartition(":")[2])
+    with servers("a", **wanted) as running, grpc.insecure_channel(running["a"][1]) as channel:
+        greeter = greeter_pb2_grpc.GreeterServiceStub(channel)
+        greeter.Greet(greeter_pb2.GreetRequest(), timeout=DEADLINE)
+        collector.wait_for("rpc.server.call.duration")
+        collector.close()
+        collector = Collector(issue(), port)
+        greeter.Greet(greeter_pb2.GreetRequest(), timeout=DEADLINE)
+        collector.wait_for("rpc.server.call.duration")
+        collector.close()
 
 
 def test_without_an_endpoint_nothing_of_the_sdk_is_imported() -> None:

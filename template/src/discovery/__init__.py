@@ -6,9 +6,18 @@ README.md beside this file says what to copy and what to install; target.py list
 """
 
 from . import aio
+from .certificates import CertificateFiles
 from .channel import insecure_channel, secure_channel
 from .config import Backoff, Config, Dns, Empty, Etcd, Kubernetes
-from .errors import ControlPlaneError, DiscoveryError, NotSyncedError, RegistrationError, SourceError, TargetError
+from .errors import (
+    CertificateError,
+    ControlPlaneError,
+    DiscoveryError,
+    NotSyncedError,
+    RegistrationError,
+    SourceError,
+    TargetError,
+)
 from .lifetime import status, wait_until_synced
 from .registrar import Registrar
 from .snapshot import Endpoint, Health, Snapshot
@@ -17,6 +26,8 @@ from .status import Status
 
 __all__ = [
     "Backoff",
+    "CertificateError",
+    "CertificateFiles",
     "Config",
     "ControlPlaneError",
     "DiscoveryError",

@@ -8,6 +8,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from .aio_renewal import RenewedChannel
+from .certificates import CertificateFiles, Credentials
 from .channel import Options, _Call, check_credentials, open_target
 from .config import Config
 from .lifetime import Lease, process
@@ -32,7 +34,7 @@ def insecure_channel(
 
 def secure_channel(
     target: str,
-    credentials: grpc.ChannelCredentials,
+    credentials: Credentials,
     options: Options | None = None,
     compression: grpc.Compression | None = None,
     interceptors: Interceptors | None = None,
@@ -41,7 +43,11 @@ def secure_channel(
 ) -> grpc.aio.Channel:
     """`grpc.aio.secure_channel` for every target of discovery and every target of gRPC; see `discovery.secure_channel`."""
     uri, prepared, lease = open_target(target, options, config, check_credentials(target, credentials))
-    channel = grpc.aio.secure_channel(uri, credentials, prepared, compression, interceptors)
+
+    def open_with(current: grpc.ChannelCredentials) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(uri, current, prepared, compression, interceptors)
+
+    channel = RenewedChannel(credentials, open_with) if isinstance(credentials, CertificateFiles) else open_with(credentials)
     return channel if lease is None else _Channel(channel, lease)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import grpc
 
 from . import native
+from .certificates import CertificateFiles, Credentials
 from .config import Config
 from .errors import TargetError
 from .lifetime import Key, Lease, process
+from .renewal import RenewedChannel
 from .routes import read_service_config
 from .target import Target, parse
 
@@ -39,7 +41,7 @@ def insecure_channel(
 
 def secure_channel(
     target: str,
-    credentials: grpc.ChannelCredentials,
+    credentials: Credentials,
     options: Options | None = None,
     compression: grpc.Compression | None = None,
     *,
@@ -47,24 +49,31 @@ def secure_channel(
 ) -> grpc.Channel:
     """`grpc.secure_channel` for every target of discovery and every target of gRPC.
 
-    The servers' certificates must carry the target's name (`Target.authority`), not a pod's address. Raises as
-    `insecure_channel` does.
+    With CertificateFiles as `credentials` the channel takes up renewed files by itself, and no call is lost by it. The
+    servers' certificates must carry the target's name (`Target.authority`), not a pod's address; the option
+    grpc.default_authority changes the name. Raises as `insecure_channel` does.
     """
     uri, prepared, lease = open_target(target, options, config, check_credentials(target, credentials))
-    return wrap(grpc.secure_channel(uri, credentials, prepared, compression), lease)
+    if isinstance(credentials, CertificateFiles):
+        opened: grpc.Channel = RenewedChannel(
+            credentials, lambda current: grpc.secure_channel(uri, current, prepared, compression)
+        )
+    else:
+        opened = grpc.secure_channel(uri, credentials, prepared, compression)
+    return wrap(opened, lease)
 
 
-def check_credentials(target: str, credentials: object) -> grpc.ChannelCredentials:
+def check_credentials(target: str, credentials: Credentials) -> Credentials:
     """Refuse a secure channel that would not be one. Raises TargetError."""
-    if not isinstance(credentials, grpc.ChannelCredentials):
+    if not isinstance(credentials, Credentials):
         raise TargetError(
-            f"target '{target}': secure_channel needs grpc.ChannelCredentials, not {credentials!r}; for plaintext say insecure_channel"
+            f"target '{target}': secure_channel needs grpc.ChannelCredentials or CertificateFiles, not {credentials!r}; for plaintext say insecure_channel"
         )
     return credentials
 
 
 def open_target(
-    text: str, options: Options | None, config: Config | None, credentials: grpc.ChannelCredentials | None
+    text: str, options: Options | None, config: Config | None, credentials: Credentials | None
 ) -> tuple[str, list[tuple[str, Any]], Lease | None]:
     """What to open a channel on: gRPC's URI, the options, and the lease to give back, None for gRPC's own schemes."""
     target = parse(text)

@@ -2,6 +2,7 @@
 
 DiscoveryError
 ├── TargetError          a target, an option or a setting that cannot work (also a ValueError)
+│   └── CertificateError a TLS file that cannot be used
 ├── SourceError          a registry that cannot be read at the moment
 ├── RegistrationError    a registry that cannot be written at the moment
 ├── NotSyncedError       no first snapshot within the time allowed (also a TimeoutError)
@@ -15,6 +16,16 @@ class DiscoveryError(Exception):
 
 class TargetError(DiscoveryError, ValueError):
     """A target, an option or a setting that cannot work, found before anything was started."""
+
+
+class CertificateError(TargetError):
+    """A TLS file that cannot be used: `name` is the argument of CertificateFiles, `path` its value, `reason` the rest."""
+
+    def __init__(self, name: str, path: str, reason: str) -> None:
+        super().__init__(f"CertificateFiles({name}='{path}') {reason}")
+        self.name = name
+        self.path = path
+        self.reason = reason
 
 
 class SourceError(DiscoveryError):

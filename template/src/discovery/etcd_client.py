@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from .certificates import CertificateFiles
 from .config import Etcd
-from .errors import TargetError
+from .errors import CertificateError, TargetError
 from .snapshot import parse_authority
 from .wire import etcd_pb2 as wire
 
@@ -238,16 +239,7 @@ def _address(endpoint: str, tls: bool) -> tuple[str, bool]:
 
 def _credentials(settings: Etcd) -> grpc.ChannelCredentials:
     """Read anew for every connection, so that renewed certificates are taken up."""
-    return grpc.ssl_channel_credentials(
-        *(_file(name, path) for name, path in (("ca", settings.ca), ("key", settings.key), ("certificate", settings.certificate)))
-    )
-
-
-def _file(name: str, path: str) -> bytes | None:
-    if not path:
-        return None
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise TargetError(f"Etcd({name}='{path}') cannot be read: {error.strerror}") from None
+        return CertificateFiles(ca=settings.ca, certificate=settings.certificate, key=settings.key).credentials
+    except CertificateError as error:
+        raise TargetError(f"Etcd({error.name}='{error.path}') {error.reason}") from None

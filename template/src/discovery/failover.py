@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import grpc
-
+from .certificates import Credentials
 from .config import Config
 from .errors import NotSyncedError
 from .resolver import Listener, Resolver, not_synced, resolver_for
@@ -165,7 +164,7 @@ class Failover:
 
 
 def open_resolver(
-    target: Target, config: Config, credentials: grpc.ChannelCredentials | None = None, authority: str = ""
+    target: Target, config: Config, credentials: Credentials | None = None, authority: str = ""
 ) -> Resolver | Failover:
     """What follows a target, one or several; not started yet. As resolver_for otherwise."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import grpc
 
+from .certificates import Credentials, current
 from .config import Backoff
 from .snapshot import Endpoint, Health, Snapshot
 from .waits import Waits
@@ -53,7 +54,7 @@ class HealthMonitor:
         self,
         service: str,
         backoff: Backoff,
-        credentials: grpc.ChannelCredentials | None,
+        credentials: Credentials | None,
         authority: str,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -120,30 +121,60 @@ class HealthMonitor:
         )
         # An IP literal needs no resolver; ipv4: and ipv6: say so.
         uri = f"{'ipv6' if address.startswith('[') else 'ipv4'}:{address}"
-        if self._credentials is None:
-            channel = grpc.insecure_channel(uri, options)
-        else:
-            channel = grpc.secure_channel(uri, self._credentials, options)
+        credentials = self._credentials
+
+        def open_channel(secure: grpc.ChannelCredentials | None) -> grpc.Channel:
+            return grpc.insecure_channel(uri, options) if secure is None else grpc.secure_channel(uri, secure, options)
+
         waits = Waits(self._backoff, self._clock, self._jitter)
-        return _Watch(address, channel, self._service, waits, lambda: self._on_change())
+        return _Watch(
+            address,
+            open_channel,
+            lambda: None if credentials is None else current(credentials),
+            self._service,
+            waits,
+            lambda: self._on_change(),
+        )
 
 
 class _Watch:
-    """One endpoint's stream, begun anew with backoff for as long as the endpoint is listed."""
+    """One endpoint's stream, begun anew with backoff for as long as the endpoint is listed, on a new channel where the
+    credentials are new."""
 
-    def __init__(self, address: str, channel: grpc.Channel, service: str, waits: Waits, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        open_channel: Callable[[grpc.ChannelCredentials | None], grpc.Channel],
+        credentials: Callable[[], grpc.ChannelCredentials | None],
+        service: str,
+        waits: Waits,
+        on_change: Callable[[], None],
+    ) -> None:
         self.health = Health.UNKNOWN
         self.thread = threading.Thread(target=self._run, name=f"discovery health {address}", daemon=True)
         self._address = address
-        self._channel = channel
+        self._open = open_channel
+        self._credentials = credentials
+        self._used = credentials()
+        self._lock = threading.Lock()  # guards the channel against being opened while it is closed
+        self._channel = open_channel(self._used)
         self._request = wire.HealthCheckRequest(service=service)
         self._waits = waits
         self._on_change = on_change
         self._closing = threading.Event()
 
     def close(self) -> None:
-        self._closing.set()
-        self._channel.close()
+        with self._lock:
+            self._closing.set()
+            self._channel.close()
+
+    def _renew(self) -> None:
+        """A stream that stands goes on; only what is begun anew takes up new certificates."""
+        credentials = self._credentials()
+        with self._lock:
+            if credentials is not self._used and not self._closing.is_set():
+                self._channel.close()
+                self._used, self._channel = credentials, self._open(credentials)
 
     def _run(self) -> None:
         try:
@@ -153,14 +184,15 @@ class _Watch:
 
     def _follow(self) -> None:
         """Until closed, or until the server says that it has no health service: then it is never asked again."""
-        watch = self._channel.unary_stream(
-            _METHOD,
-            request_serializer=wire.HealthCheckRequest.SerializeToString,
-            response_deserializer=wire.HealthCheckResponse.FromString,
-        )
         heard = False
         while not self._closing.is_set():
             self._waits.begin()
+            self._renew()
+            watch = self._channel.unary_stream(
+                _METHOD,
+                request_serializer=wire.HealthCheckRequest.SerializeToString,
+                response_deserializer=wire.HealthCheckResponse.FromString,
+            )
             # Servers close connections for their age alone. So what was heard last stays until another attempt has failed,
             # and that attempt fails, rather than waits, where nobody is there.
             wait_for_ready, heard = not heard, False

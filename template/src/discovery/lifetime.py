@@ -14,9 +14,8 @@ import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-import grpc
-
 from . import bootstrap, metrics
+from .certificates import Credentials
 from .config import Config
 from .control_plane import ControlPlane
 from .errors import ControlPlaneError, TargetError
@@ -36,7 +35,7 @@ class Key:
 
     target: Target
     config: Config
-    credentials: grpc.ChannelCredentials | None = field(default=None, compare=False)
+    credentials: Credentials | None = field(default=None, compare=False)
     """How the endpoints' health is asked; not compared, because credentials have no equality."""
     authority: str = field(default="", compare=False)
     """The name that certificates must carry."""

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import grpc
-
 from . import metrics
+from .certificates import Credentials
 from .config import Config
 from .errors import NotSyncedError, SourceError
 from .guard import judge
@@ -255,7 +254,7 @@ class Resolver:
 def resolver_for(
     target: Target,
     config: Config,
-    credentials: grpc.ChannelCredentials | None,
+    credentials: Credentials | None,
     authority: str,
     on_state: Callable[[], None],
 ) -> Resolver:

@@ -4,6 +4,7 @@ gRPC itself says nothing about most of them; it disconnects, ignores or loses ca
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ def check(settings: "Settings") -> None:
         *_drain(settings),
         *_calls(settings),
         *_registration(settings),
+        *_tls(settings),
+        *_telemetry(settings),
         *_service_config(settings),
     ]
     if found:
@@ -111,6 +114,56 @@ def _registration(settings: "Settings") -> Iterator[str]:
             f"REGISTRATION__TARGET={registration.target} with REGISTRATION__ADDRESS empty registers nothing that others could call; "
             "set the second to the IP address under which they reach this server (in a pod: status.podIP), or the first to none"
         )
+
+
+def _tls(settings: "Settings") -> Iterator[str]:
+    tls, mode = settings.tls, f"TLS__MODE={settings.tls.mode}"
+    empty = [f"TLS__{name.upper()}" for name in ("certificate", "key", "ca") if not getattr(tls, name)]
+    if tls.mode == "mtls" and empty:
+        yield f"{mode} with {' and '.join(empty)} empty: both sides show a certificate and check the other's; name PEM files, as in TLS__CA=/etc/tls/ca.crt"
+    if tls.mode == "tls" and bool(tls.certificate) != bool(tls.key):
+        yield f"{mode} with TLS__CERTIFICATE={tls.certificate or 'empty'} and TLS__KEY={tls.key or 'empty'}: a server needs both, a client neither"
+    if tls.mode == "off" and len(empty) < 3:
+        yield f"{mode} ignores the files of TLS__CERTIFICATE, TLS__KEY and TLS__CA and sends plaintext; set the first to tls or mtls, or leave these empty"
+    if tls.allowed_clients is not None:
+        if tls.mode != "mtls":
+            yield f"TLS__ALLOWED_CLIENTS with {mode} would let nobody in, because no client shows a certificate; set the second to mtls, or drop the first"
+        rules = tls.allowed_clients if isinstance(tls.allowed_clients, dict) else {"*": tls.allowed_clients}
+        if not rules or rules == {"*": ()}:
+            yield 'TLS__ALLOWED_CLIENTS is empty, so nobody may call; name clients, as in ["spiffe://cluster.local/ns/default/sa/client"], or set it to none'
+        for method, names in rules.items():
+            yield from (f"TLS__ALLOWED_CLIENTS has {problem}" for name in names if (problem := _wrong_name(method, name)))
+
+
+def _telemetry(settings: "Settings") -> Iterator[str]:
+    telemetry = settings.telemetry
+    endpoint = f"TELEMETRY__OTLP_ENDPOINT={telemetry.otlp_endpoint or 'none'}"
+    files = {
+        f"TELEMETRY__OTLP_{name.upper()}": path
+        for name in ("ca", "certificate", "key")
+        if (path := getattr(telemetry, f"otlp_{name}"))
+    }
+    if files and not (telemetry.otlp_endpoint or "").startswith("https://"):
+        yield f"{' and '.join(files)} have no effect with {endpoint}; write its address with https, or leave them empty"
+    if bool(telemetry.otlp_certificate) != bool(telemetry.otlp_key):
+        yield (
+            f"TELEMETRY__OTLP_CERTIFICATE={telemetry.otlp_certificate or 'empty'} and TELEMETRY__OTLP_KEY={telemetry.otlp_key or 'empty'} "
+            "belong together; name both files or neither"
+        )
+    for name, path in files.items():
+        if not os.access(path, os.R_OK):
+            yield f"{name}={path} cannot be read; name a PEM file that this process may read"
+    # Their text is a secret, so it is not shown.
+    if telemetry.otlp_headers and not all("=" in pair for pair in telemetry.otlp_headers.get_secret_value().split(",")):
+        yield "TELEMETRY__OTLP_HEADERS cannot be read; write name=value,name=value"
+
+
+def _wrong_name(method: str, name: str) -> str:
+    if not name.strip() or name != name.strip():
+        return f"'{name}' for '{method}', which is no name; write a DNS name or a URI of the client's certificate"
+    if "*" in name and not ("://" in name and name.endswith("/*") and name.count("*") == 1):
+        return f"'{name}' for '{method}'; a star may stand only at the end of a URI, as in spiffe://cluster.local/ns/default/*"
+    return ""
 
 
 def _service_config(settings: "Settings") -> Iterator[str]:

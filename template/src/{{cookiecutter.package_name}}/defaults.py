@@ -11,3 +11,6 @@ TARGET = "dns-poll:///{{ cookiecutter.project_slug }}-server-headless:50051"
 TARGET = "etcd:///{{ cookiecutter.project_slug }}-server"
 {%- endif %}
 """Where the client finds its servers when CLIENT__TARGET is not set."""
+
+SERVER_NAME = "{{ cookiecutter.project_slug }}-server"
+"""The server's Service, and the name in its certificate."""

@@ -46,7 +46,9 @@ def server_options(settings: Settings) -> Options:
 def channel_options(settings: Settings) -> Options:
     """Arguments of the client's channel, for every kind of target."""
     keepalive = settings.client.keepalive
+    tls = settings.tls
     return [
+        *([("grpc.default_authority", tls.server_name)] if tls.mode != "off" and tls.server_name else []),
         ("grpc.service_config", service_config(settings)),
         ("grpc.keepalive_time_ms", milliseconds(keepalive.time)),
         ("grpc.keepalive_timeout_ms", milliseconds(keepalive.timeout)),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NestedSecretsSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from . import contradictions
-from .defaults import SERVICE, TARGET
+from .defaults import SERVER_NAME, SERVICE, TARGET
 from .durations import Duration
 
 Positive = Annotated[Duration, Field(gt=0)]
@@ -55,10 +55,12 @@ class Server(Section):
     """The port to listen on; 0 takes any free one and logs it."""
     name: str = Field(default_factory=socket.gethostname)
     """What answers give as served_by; on Kubernetes the host's name is the pod's."""
-    reflection: bool = True
-    """Offer the reflection service, which grpcurl and similar tools ask."""
-    channelz: bool = True
-    """Offer the channelz service, which tells of connections and calls."""
+    health_port: Port | None = None
+    """A second port, for health alone and always in plaintext: the kubelet's probes know no TLS. none opens none, 0 takes any free one."""
+    reflection: bool | None = None
+    """Offer the reflection service, which grpcurl and similar tools ask. none is yes, but no with TLS__MODE=mtls."""
+    channelz: bool | None = None
+    """Offer the channelz service, which tells of connections and calls. none is yes, but no with TLS__MODE=mtls."""
     max_concurrent_rpcs: Annotated[int, Field(ge=1)] | None = 1000
     """Calls at one time, health watches included; more are refused with RESOURCE_EXHAUSTED. none is without limit."""
     max_concurrent_streams: Annotated[int, Field(ge=1)] | None = None
@@ -196,11 +198,34 @@ class Registration(Section):
     """How long the entry of a server that died stays, in whole seconds."""
 
 
+class Tls(Section):
+    mode: Literal["off", "tls", "mtls"] = "off"
+    """off is plaintext; with tls the server shows a certificate, with mtls the client too."""
+    certificate: str = ""
+    """A PEM file with this process's certificate and what leads from it to the authority: tls.crt of a Secret."""
+    key: str = ""
+    """A PEM file with its key, without a password: tls.key of a Secret."""
+    ca: str = ""
+    """A PEM file with the authorities that the other side's certificate must come from: ca.crt of a Secret. Empty is the system's, for a client."""
+    refresh: Positive = 10.0
+    """From one look at the files to the next; new ones are taken up without a restart."""
+    server_name: str = SERVER_NAME
+    """The DNS name that the server's certificate must carry, whatever the target. Empty is the name in the target."""
+    allowed_clients: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
+    """Who may call, by a DNS or URI name (SPIFFE) of the client's certificate, as JSON: a list, or a map from method or * to lists. none is every client with a certificate."""
+
+
 class Telemetry(Section):
     otlp_endpoint: str | None = None
     """Where metrics and traces go: the base address of an OTLP/HTTP collector. none sends nothing and loads nothing."""
     otlp_headers: SecretStr | None = None
     """Headers for it, such as a token: name=value,name=value."""
+    otlp_ca: str = ""
+    """A PEM file with the authority of its certificate, where its address is https. Empty is the system's."""
+    otlp_certificate: str = ""
+    """A PEM file with the certificate to show to it."""
+    otlp_key: str = ""
+    """A PEM file with its key."""
     service_name: str = SERVICE
     """service.name; -server or -client is added."""
     interval: Positive = 15.0
@@ -232,6 +257,7 @@ class Settings(BaseSettings):
     client: Client = Client()
     discovery: Discovery = Discovery()
     registration: Registration = Registration()
+    tls: Tls = Tls()
     telemetry: Telemetry = Telemetry()
     log: Log = Log()
 

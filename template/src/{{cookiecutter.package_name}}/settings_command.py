@@ -1,5 +1,6 @@
 """Settings for people: loaded with one sentence for a mistake, printed as they are in force, listed as a table."""
 
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -36,8 +37,14 @@ def sentences(error: ValidationError) -> Iterator[str]:
         elif mistake["type"] == "extra_forbidden":
             yield f"{'__'.join(names)} is no setting; --print-settings lists all of them"
         else:
-            wrong = "***" if isinstance(mistake["input"], SecretStr) else repr(mistake["input"])
-            yield f"{'__'.join(names)}={wrong} cannot be: {mistake['msg'].removeprefix('Value error, ')}"
+            written = "__".join(names)
+            wrong = "***" if any(name.startswith(written) for name in _secrets()) else repr(mistake["input"])
+            yield f"{written}={wrong} cannot be: {mistake['msg'].removeprefix('Value error, ')}"
+
+
+def _secrets() -> Iterator[str]:
+    """The settings that are never shown, nor is what holds them."""
+    return (name for name, field, _ in leaves(Settings) if "SecretStr" in repr(field.annotation))
 
 
 def leaves(section: BaseModel | type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, FieldInfo, Any]]:
@@ -59,6 +66,8 @@ def show(field: FieldInfo, value: Any) -> str:
         return "***"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return json.dumps(value)
     if isinstance(value, tuple):
         return "[" + ", ".join(f'"{item}"' for item in value) + "]"
     return text(value) if is_duration(field) else str(value)

@@ -76,17 +76,24 @@ def configure(settings: Settings, role: str) -> Telemetry:
     secret = settings.telemetry.otlp_headers
     headers = dict(pair.split("=", 1) for pair in secret.get_secret_value().split(",")) if secret else None
     base = endpoint.rstrip("/")
+    # Read anew for every connection, so that renewed files are taken up.
+    tls: dict[str, Any] = {
+        "certificate_file": settings.telemetry.otlp_ca or None,
+        "client_certificate_file": settings.telemetry.otlp_certificate or None,
+        "client_key_file": settings.telemetry.otlp_key or None,
+    }
     resource = Resource.create(
         {"service.name": f"{settings.telemetry.service_name}-{role}", "service.instance.id": settings.server.name}
     )
     reader = PeriodicExportingMetricReader(
-        OTLPMetricExporter(f"{base}/v1/metrics", headers=headers), export_interval_millis=settings.telemetry.interval * 1000
+        OTLPMetricExporter(f"{base}/v1/metrics", headers=headers, **tls),
+        export_interval_millis=settings.telemetry.interval * 1000,
     )
     meters = MeterProvider([reader], resource)
     # The server has decided before it begins a span, so that a call that is not recorded costs next to nothing.
     sampler = ParentBasedTraceIdRatio(1.0 if role == "server" else settings.telemetry.sample_ratio)
     tracers = TracerProvider(sampler, resource)
-    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{base}/v1/traces", headers=headers)))
+    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{base}/v1/traces", headers=headers, **tls)))
     metrics.set_meter_provider(meters)
     trace.set_tracer_provider(tracers)
 

@@ -266,6 +266,42 @@ def test_an_unknown_authority_and_a_missing_certificate_are_named(encrypted: tup
             assert reason in watched.error()
 
 
+def test_renewed_certificates_are_taken_up_without_a_restart(tmp_path: Path, service: str) -> None:
+    """Another authority at both ends; etcd itself reads its authority only when it starts."""
+    files = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "certificate", "key")}
+
+    def issue() -> None:
+        authority = trustme.CA()
+        made = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(files["ca"])
+        made.cert_chain_pems[0].write_to_path(files["certificate"])
+        made.private_key_pem.write_to_path(files["key"])
+
+    def put(server: EtcdServer, port: int) -> None:
+        with contextlib.closing(EtcdClient(server.settings(timeout=DEADLINE, **files), 0)) as client:
+            client.put(f"{service}/{port}".encode(), at(port), 0)
+
+    issue()
+    options = [
+        "--cert-file",
+        files["certificate"],
+        "--key-file",
+        files["key"],
+        "--client-cert-auth",
+        "--trusted-ca-file",
+        files["ca"],
+    ]
+    with started(tmp_path, *options, scheme="https") as server:
+        put(server, 1)
+        with Watched(server.settings(**files), service) as watched:
+            assert watched.ports() == {1}
+            issue()
+            server.stop()
+            server.start()
+            put(server, 2)
+            assert 2 in watched.ports(SourceError)
+
+
 def test_a_certificate_file_that_vanishes_is_an_error_to_recover_from(tmp_path: Path) -> None:
     """As while a secret is renewed; at the start it is refused, later it is waited for."""
     ca = tmp_path / "ca.pem"

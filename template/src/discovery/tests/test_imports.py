@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[1]
 
 LAYERS = [
     {"errors", "snapshot"},
-    {"config", "target", "status", "guard", "routes", "sharding", "zones"},
+    {"certificates", "config", "target", "status", "guard", "routes", "sharding", "zones"},
     {"waits", "etcd_client", "memory"},
     {"source", "health", "metrics"},
     {"registrar"},
@@ -22,7 +22,8 @@ LAYERS = [
     {"failover"},
     {"bootstrap", "control_plane"},
     {"lifetime", "native"},
-    {"channel"},
+    {"renewal"},
+    {"channel", "aio_renewal"},
     {"aio"},
     {"__init__"},
     {"__main__"},
@@ -99,7 +100,7 @@ def test_the_public_names() -> None:
     """A name more or less is a decision."""
     assert sorted(public) == public
     assert set(public) == {
-        "Backoff", "Config", "ControlPlaneError", "DiscoveryError", "Dns", "Empty", "Endpoint", "Etcd", "Health", "Kubernetes", "Manual",
+        "Backoff", "CertificateError", "CertificateFiles", "Config", "ControlPlaneError", "DiscoveryError", "Dns", "Empty", "Endpoint", "Etcd", "Health", "Kubernetes", "Manual",
         "NotSyncedError", "Registrar", "RegistrationError", "Snapshot", "SourceError", "Status", "TargetError", "aio", "insecure_channel", "secure_channel", "status",
         "wait_until_synced",
     }  # fmt: skip

@@ -12,6 +12,7 @@ from discovery import DiscoveryError
 from ..settings import Settings
 from ..settings_command import load, print_settings
 from ..telemetry import configure
+from ..tls import TlsError
 from .api import GreeterClient
 from .loop import Loop
 from .readiness import PortError, Readiness
@@ -52,6 +53,9 @@ def main() -> None:
         asyncio.run(call(settings))
     except DiscoveryError as error:
         print(f"settings: CLIENT__TARGET={settings.client.target} cannot be used: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except TlsError as error:
+        print(f"settings: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except PortError as error:
         print(f"client: {error}", file=sys.stderr)

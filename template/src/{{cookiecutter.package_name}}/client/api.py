@@ -13,6 +13,7 @@ from greeter.v1 import greeter_pb2_grpc as rpc
 
 from ..options import channel_options, discovery_config
 from ..settings import Settings
+from ..tls import client_files
 from .throttle import Throttle
 
 
@@ -24,6 +25,7 @@ class GreeterClient:
 
     def __init__(self, channel: grpc.aio.Channel, settings: Settings) -> None:
         self.channel = channel
+        self.tls = settings.tls
         self._settings = settings.client
         self._stub: Any = rpc.GreeterServiceStub(channel)
         self._throttle = Throttle(settings.client.retry)
@@ -31,11 +33,14 @@ class GreeterClient:
     @classmethod
     def connect(cls, settings: Settings, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> "GreeterClient":
         """A client on the target of the settings; nothing is sent yet. Raises discovery.DiscoveryError for a target that
-        cannot work."""
+        cannot work, tls.TlsError for TLS files that cannot be used."""
         config = discovery_config(settings.discovery, health_check=settings.client.health_check)
-        channel = discovery.aio.insecure_channel(
-            settings.client.target, channel_options(settings), interceptors=interceptors, config=config
-        )
+        target, options = settings.client.target, channel_options(settings)
+        files = client_files(settings)
+        if files is None:
+            channel = discovery.aio.insecure_channel(target, options, interceptors=interceptors, config=config)
+        else:
+            channel = discovery.aio.secure_channel(target, files, options, interceptors=interceptors, config=config)
         return cls(channel, settings)
 
     async def greet(self, name: str, *, timeout: float | None = None) -> pb.GreetResponse:

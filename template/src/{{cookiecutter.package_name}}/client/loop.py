@@ -12,6 +12,7 @@ import grpc.aio
 
 from ..settings import Client
 from .api import GreeterClient
+from .troubles import Troubles
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Loop:
         self._results: list[Result] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._skipped = 0
+        self._troubles = Troubles(client.tls)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Call until `stopping` is set; then wait for the calls under way, each of which has its deadline."""
@@ -65,7 +67,7 @@ class Loop:
             server, code = answer.served_by, "OK"
         except grpc.aio.AioRpcError as error:
             server, code = "", error.code().name
-            logger.debug("a call failed: %s: %s", code, error.details())
+            self._troubles.failed(code, error.details() or "")
         result = Result(started, time.monotonic() - started, server, code)
         self._results.append(result)
         if self._on_result is not None:

@@ -12,6 +12,7 @@ from .. import options
 from ..settings import Settings
 from ..settings_command import load, print_settings
 from ..telemetry import configure
+from ..tls import TlsError
 from .assembly import PortError, assemble
 from .drain import Signals, drain
 
@@ -24,13 +25,16 @@ async def serve(settings: Settings) -> None:
     signals = Signals()
     assembled = await assemble(settings, telemetry)
     registrar = options.registrar(settings, assembled.port)
-    await assembled.server.start()
+    await assembled.start()
     logger.info("serving as %s on port %d", settings.server.name, assembled.port)
+    if assembled.health_port is not None:
+        logger.info("health in plaintext on %d", assembled.health_port)
     if registrar is not None:
         registrar.start()
     await signals.first.wait()
     deregister = None if registrar is None else functools.partial(asyncio.to_thread, registrar.close)
     await drain(assembled, settings.server.drain, signals.second, deregister)
+    await assembled.close()
     await asyncio.to_thread(telemetry.shutdown)
 
 
@@ -46,7 +50,7 @@ def main() -> None:
         return print_settings(settings)
     try:
         asyncio.run(serve(settings))
-    except TargetError as error:
+    except (TargetError, TlsError) as error:
         print(f"settings: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except PortError as error:
