@@ -7,7 +7,7 @@ README.md beside this file says what to copy and what to install; target.py list
 
 from . import aio
 from .channel import insecure_channel, secure_channel
-from .config import Backoff, Config, Dns, Empty, Etcd, Kubernetes
+from .config import Backoff, Config, Dns, Empty, Etcd, Kubernetes, Outliers
 from .errors import ControlPlaneError, DiscoveryError, NotSyncedError, RegistrationError, SourceError, TargetError
 from .lifetime import status, wait_until_synced
 from .registrar import Registrar
@@ -28,6 +28,7 @@ __all__ = [
     "Kubernetes",
     "Manual",
     "NotSyncedError",
+    "Outliers",
     "Registrar",
     "RegistrationError",
     "Snapshot",

@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
 from opentelemetry import metrics, propagate, trace
+
+from .handlers import rebuilt, through
 
 Context = Any
 """grpc.aio.ServicerContext, whose type stub wants the messages' types; what is here sees all of them."""
@@ -48,7 +50,7 @@ class ServerCalls:
 
     def on(self, server: grpc.aio.Server) -> Any:
         """What a generated `add_..._to_server` is given in the place of the server."""
-        return _Registration(server, self)
+        return through(server, self.wrap)
 
     def wrap(self, method: str, handler: Any) -> Any:
         """A handler that does the same and is measured; `method` is the full name, without the first slash."""
@@ -67,7 +69,7 @@ class ServerCalls:
                 finally:
                     self._record(method, context, started, failed)
 
-            return grpc.unary_stream_rpc_method_handler(streamed, handler.request_deserializer, handler.response_serializer)
+            return rebuilt(handler, streamed)
 
         answer_one = handler.unary_unary
 
@@ -81,7 +83,7 @@ class ServerCalls:
             finally:
                 self._record(method, context, started, failed)
 
-        return grpc.unary_unary_rpc_method_handler(answered, handler.request_deserializer, handler.response_serializer)
+        return rebuilt(handler, answered)
 
     def _span(self, method: str, context: Context) -> contextlib.AbstractContextManager[Any]:
         carried = {key: value for key, value in context.invocation_metadata() or () if key in self._fields}
@@ -118,37 +120,6 @@ class _Durations:
         kept, self._kept = self._kept, []
         for seconds, method, code in kept:
             self._histogram.record(seconds, _attributes(method, code))
-
-
-class _Registration:
-    """Takes the handlers of generated code and hands them on, wrapped."""
-
-    def __init__(self, server: grpc.aio.Server, calls: ServerCalls) -> None:
-        self._server = server
-        self._calls = calls
-
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers(tuple(_Measured(handler, self._calls) for handler in handlers))
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """gRPC's second way to look a method up; it would go past the wrapping, and grpc.aio does not use it."""
-
-
-class _Measured(grpc.GenericRpcHandler):
-    def __init__(self, handler: grpc.GenericRpcHandler, calls: ServerCalls) -> None:
-        self._handler = handler
-        self._calls = calls
-        self._wrapped: dict[str, Any] = {}
-
-    def service(self, handler_call_details: Any) -> Any:
-        method: str = handler_call_details.method
-        known = self._wrapped.get(method)
-        if known is None:
-            handler = self._handler.service(handler_call_details)
-            if handler is None:
-                return None
-            known = self._wrapped[method] = self._calls.wrap(method.removeprefix("/"), handler)
-        return known
 
 
 class ClientMetrics:

@@ -13,6 +13,7 @@ from ..options import server_options
 from ..settings import Settings
 from ..telemetry import Telemetry
 from . import servicer
+from .admission import Admission
 
 
 class PortError(Exception):
@@ -30,11 +31,9 @@ class Assembled:
 
 async def assemble(settings: Settings, telemetry: Telemetry) -> Assembled:
     """Everything but the start. Raises PortError where the port is taken or the address is not this machine's."""
-    server = grpc.aio.server(
-        options=server_options(settings),
-        maximum_concurrent_rpcs=settings.server.max_concurrent_rpcs,
-    )
-    rpc.add_GreeterServiceServicer_to_server(servicer.Greeter(settings.server.name), telemetry.on(server))
+    server = grpc.aio.server(options=server_options(settings))
+    admission = Admission(settings.server.max_concurrent_rpcs)
+    rpc.add_GreeterServiceServicer_to_server(servicer.Greeter(settings.server.name), admission.on(telemetry.on(server)))
 
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
