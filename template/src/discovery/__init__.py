@@ -8,7 +8,7 @@ README.md beside this file says what to copy and what to install; target.py list
 from . import aio
 from .certificates import CertificateFiles
 from .channel import insecure_channel, secure_channel
-from .config import Backoff, Config, Dns, Empty, Etcd, Kubernetes
+from .config import Backoff, Config, Dns, Empty, Etcd, Kubernetes, Outliers
 from .errors import (
     CertificateError,
     ControlPlaneError,
@@ -39,6 +39,7 @@ __all__ = [
     "Kubernetes",
     "Manual",
     "NotSyncedError",
+    "Outliers",
     "Registrar",
     "RegistrationError",
     "Snapshot",

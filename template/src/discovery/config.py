@@ -119,6 +119,34 @@ class Remember:
 
 
 @dataclass(frozen=True, slots=True)
+class Outliers:
+    """Which servers gRPC takes out of the set for a while because calls to them fail (gRFC A50). Times in seconds.
+
+    threshold: percent of a server's calls within `interval` that must have failed, whatever their status; 0 takes none out.
+    min_requests: calls within `interval` below which a server is not judged.
+    ejection: how long a server is out the first time; each further time is longer by as much, up to `max_ejection`.
+    max_percent: none is taken out once so many percent of the servers are. A single server never is.
+    """
+
+    threshold: int = 85
+    interval: float = 5.0
+    min_requests: int = 5
+    ejection: float = 10.0
+    max_ejection: float = 60.0
+    max_percent: int = 50
+
+    def __post_init__(self) -> None:
+        for name, value in (("threshold", self.threshold), ("max_percent", self.max_percent)):
+            if not 0 <= value <= 100:
+                raise TargetError(f"Outliers({name}={value}) must be a percentage, 0 to 100")
+        if self.min_requests < 1:
+            raise TargetError(f"Outliers(min_requests={self.min_requests}) must be 1 or more")
+        _check_times("Outliers", interval=self.interval, ejection=self.ejection, max_ejection=self.max_ejection)
+        if self.max_ejection < self.ejection:
+            raise TargetError(f"Outliers(max_ejection={self.max_ejection}) must not be shorter than ejection={self.ejection}")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One channel's choices; `Config()` is right for most.
 
@@ -134,6 +162,7 @@ class Config:
     coalesce: float = 0.05
     health: str | None = ""
     backoff: Backoff = field(default_factory=Backoff)
+    outliers: Outliers = field(default_factory=Outliers)
     remember: Remember = field(default_factory=Remember)
     dns: Dns = field(default_factory=Dns)
     etcd: Etcd = field(default_factory=Etcd)

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from .errors import ControlPlaneError
-from .resources import ASSIGNMENT, CLUSTER, LISTENER, TYPE_PREFIX, Resource, TargetResources, cluster
+from .resources import ASSIGNMENT, CLUSTER, LISTENER, TYPE_PREFIX, Resource, TargetResources
 from .snapshot import Snapshot
 from .wire import xds_pb2 as xds
 
@@ -213,7 +213,7 @@ def _find(full_name: str, targets: dict[str, TargetResources]) -> Resource | Non
         return None
     kind = full_name.split("/")[3]
     if kind == CLUSTER:
-        return cluster(full_name)
+        return target.cluster(full_name)
     return target.listener if kind == LISTENER else target.assignments.get(full_name)
 
 

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from . import zones
+from .config import Outliers
 from .routes import NO_RETRY, Retry, ServiceConfig
 from .sharding import Parts, part_count
 from .snapshot import Endpoint, Snapshot
@@ -64,12 +65,19 @@ class Resource:
 class TargetResources:
     """The resources of one target, kept up to date by `update`. Not thread-safe: the control plane holds its lock."""
 
-    def __init__(self, name: str, own_zone: str, service_config: ServiceConfig) -> None:
+    def __init__(
+        self,
+        name: str,
+        own_zone: str,
+        service_config: ServiceConfig,
+        outliers: Outliers = Outliers(),  # noqa: B008
+    ) -> None:
         self.listener: Resource | None = None
         self.assignments: dict[str, Resource] = {}
         self._name = name
         self._own_zone = own_zone
         self._service_config = service_config
+        self._outliers = outliers
         self._count = 1
         self._parts = Parts()
         self._usable: frozenset[Endpoint] = frozenset()
@@ -77,6 +85,10 @@ class TargetResources:
         self._weights: dict[int, int] = {}  # of the parts that hold anything of the first priority
         self._routed: dict[int, int] = {}  # what the listener says
         self._changes = 0
+
+    def cluster(self, full_name: str) -> Resource:
+        """The Cluster of a part."""
+        return cluster(full_name, self._outliers)
 
     def update(self, snapshot: Snapshot) -> bool:
         """Take over a snapshot; tells whether anything is different on the wire."""
@@ -195,18 +207,17 @@ def _routes(service_config: ServiceConfig, clusters: xds.WeightedCluster) -> lis
 
 
 def _retry_policy(retry: Retry) -> xds.RetryPolicy:
-    initial, longest = Duration(), Duration()
-    initial.FromMicroseconds(round(retry.initial_backoff * 1e6))
-    longest.FromMicroseconds(round(retry.max_backoff * 1e6))
     return xds.RetryPolicy(
         retry_on=",".join(retry.on),
         num_retries=UInt32Value(value=retry.attempts - 1),
-        retry_back_off=xds.RetryBackOff(base_interval=initial, max_interval=longest),
+        retry_back_off=xds.RetryBackOff(
+            base_interval=_duration(retry.initial_backoff), max_interval=_duration(retry.max_backoff)
+        ),
     )
 
 
 @functools.lru_cache(maxsize=4096)
-def cluster(full_name: str) -> Resource:
+def cluster(full_name: str, outliers: Outliers) -> Resource:
     """The Cluster of a part. It says the same for ever, so it exists for every name of ours that gRPC asks for."""
     assignment = full_name.replace(CLUSTER, ASSIGNMENT)
     message = xds.Cluster(
@@ -217,5 +228,28 @@ def cluster(full_name: str) -> Resource:
         ),
         lb_policy=xds.LB_POLICY_ROUND_ROBIN,
         circuit_breakers=xds.CircuitBreakers(thresholds=[xds.Thresholds(max_requests=UInt32Value(value=UNLIMITED))]),
+        outlier_detection=_outlier_detection(outliers) if outliers.threshold else None,
     )
     return Resource(1, pack(CLUSTER, message))
+
+
+def _outlier_detection(outliers: Outliers) -> xds.OutlierDetection:
+    """By the share of failed calls. The success rate would compare servers among themselves and takes out one that is merely
+    below the others; what Envoy counts in a row (consecutive_5xx) gRPC ignores."""
+    return xds.OutlierDetection(
+        interval=_duration(outliers.interval),
+        base_ejection_time=_duration(outliers.ejection),
+        max_ejection_time=_duration(outliers.max_ejection),
+        max_ejection_percent=UInt32Value(value=outliers.max_percent),
+        enforcing_success_rate=UInt32Value(value=0),
+        failure_percentage_threshold=UInt32Value(value=outliers.threshold),
+        enforcing_failure_percentage=UInt32Value(value=100),
+        failure_percentage_minimum_hosts=UInt32Value(value=2),
+        failure_percentage_request_volume=UInt32Value(value=outliers.min_requests),
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    message = Duration()
+    message.FromMicroseconds(round(seconds * 1e6))
+    return message

@@ -95,6 +95,11 @@ def _calls(settings: "Settings") -> Iterator[str]:
             f"CLIENT__RETRY__INITIAL_BACKOFF={text(client.retry.initial_backoff)} is longer than CLIENT__RETRY__MAX_BACKOFF={text(client.retry.max_backoff)}; "
             "lower the first or raise the second"
         )
+    if client.outliers.max_ejection < client.outliers.ejection:
+        yield (
+            f"CLIENT__OUTLIERS__MAX_EJECTION={text(client.outliers.max_ejection)} is shorter than CLIENT__OUTLIERS__EJECTION={text(client.outliers.ejection)}; "
+            "raise the first or lower the second"
+        )
     if server.max_concurrent_streams is not None and server.overload_protection:
         yield (
             f"SERVER__MAX_CONCURRENT_STREAMS={server.max_concurrent_streams} with SERVER__OVERLOAD_PROTECTION=true refuses calls instead of queueing them; "

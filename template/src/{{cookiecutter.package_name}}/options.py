@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 from discovery import Config, Dns, Empty, Etcd, Kubernetes, Registrar
-from discovery.config import Remember
+from discovery.config import Outliers, Remember
 from discovery.target import parse
 
 from .settings import Discovery, Settings
+from .settings import Outliers as OutlierSettings
 
 Options = list[tuple[str, Any]]
 
@@ -38,6 +39,8 @@ def server_options(settings: Settings) -> Options:
         ("grpc.absolute_max_metadata_size", server.max_metadata_bytes * 2),
         ("grpc.http.overload_protection", int(server.overload_protection)),
     ]
+    if server.max_connections is not None:
+        options.append(("grpc.max_allowed_incoming_connections", server.max_connections))
     if server.max_concurrent_streams is not None:
         options.append(("grpc.max_concurrent_streams", server.max_concurrent_streams))
     return options
@@ -72,8 +75,12 @@ def service_config(settings: Settings) -> str:
     if client.service_config is not None:
         return client.service_config
     # One connection has nobody to go to instead: asked for its health, it would only fail while its server drains.
-    single = parse(client.target).scheme == "passthrough"
-    config: dict[str, Any] = {"loadBalancingConfig": [{"pick_first" if single else client.load_balancing: {}}]}
+    target = parse(client.target)
+    single = target.scheme == "passthrough"
+    balancing: dict[str, Any] = {"pick_first" if single else client.load_balancing: {}}
+    if "round_robin" in balancing and client.outliers.threshold and not target.ours:  # ours get it by xDS
+        balancing = {"outlier_detection_experimental": _outlier_detection(client.outliers, balancing)}
+    config: dict[str, Any] = {"loadBalancingConfig": [balancing]}
     if client.health_check and not single:
         config["healthCheckConfig"] = {"serviceName": ""}
     if client.retry.enabled:
@@ -94,12 +101,30 @@ def service_config(settings: Settings) -> str:
     return json.dumps(config)
 
 
-def discovery_config(settings: Discovery, *, health_check: bool) -> Config:
+def _outlier_detection(settings: OutlierSettings, child: dict[str, Any]) -> dict[str, Any]:
+    """gRPC's own balancer around `child` (gRFC A50); its name is experimental, what it does is not."""
+    return {
+        "interval": f"{settings.interval:.3f}s",
+        "baseEjectionTime": f"{settings.ejection:.3f}s",
+        "maxEjectionTime": f"{settings.max_ejection:.3f}s",
+        "maxEjectionPercent": settings.max_percent,
+        "failurePercentageEjection": {
+            "threshold": settings.threshold,
+            "enforcementPercentage": 100,
+            "minimumHosts": 2,
+            "requestVolume": settings.min_requests,
+        },
+        "childPolicy": [child],
+    }
+
+
+def discovery_config(settings: Discovery, *, health_check: bool, outliers: Outliers | None = None) -> Config:
     """What discovery is told. Raises discovery.TargetError for what it refuses."""
     return Config(
         zone=settings.zone,
         empty=Empty.parse(settings.empty) if settings.empty else None,
         health="" if health_check else None,
+        outliers=outliers or Outliers(),
         remember=Remember(settings.remember, settings.remember_for),
         dns=Dns(refresh=settings.refresh, timeout=settings.dns_timeout, servers=settings.dns_servers),
         etcd=Etcd(**{**dict(settings.etcd), "password": settings.etcd.password.get_secret_value()}),

@@ -62,7 +62,9 @@ class Server(Section):
     channelz: bool | None = None
     """Offer the channelz service, which tells of connections and calls. none is yes, but no with TLS__MODE=mtls."""
     max_concurrent_rpcs: Annotated[int, Field(ge=1)] | None = 1000
-    """Calls at one time, health watches included; more are refused with RESOURCE_EXHAUSTED. none is without limit."""
+    """Calls of the service at one time; more are refused with RESOURCE_EXHAUSTED, health checks are not. none is without limit."""
+    max_connections: Annotated[int, Field(ge=1)] | None = 4096
+    """Connections at one time, probes included; more are closed at once. none is without limit."""
     max_concurrent_streams: Annotated[int, Field(ge=1)] | None = None
     """Calls at one time on one connection; needs overload_protection off, or gRPC refuses instead of queueing."""
     overload_protection: bool = True
@@ -111,6 +113,21 @@ class Retry(Section):
     """Retry throttle: what a successful call gives back."""
 
 
+class Outliers(Section):
+    threshold: Annotated[int, Field(ge=0, le=100)] = 85
+    """A server is taken out for a while when so many percent of its calls within interval failed, with whatever status. 0 takes none out."""
+    interval: Positive = 5.0
+    """How often servers are judged."""
+    min_requests: Annotated[int, Field(ge=1)] = 5
+    """Calls within interval below which a server is not judged."""
+    ejection: Positive = 10.0
+    """How long a server is out the first time; each further time is longer by as much."""
+    max_ejection: Positive = 60.0
+    """The longest time out."""
+    max_percent: Annotated[int, Field(ge=0, le=100)] = 50
+    """No server is taken out once so many percent of them are."""
+
+
 class Client(Section):
     target: str = TARGET
     """Where the servers are: scheme:///name, see docs on targets."""
@@ -136,6 +153,7 @@ class Client(Section):
     """A gRPC service config in JSON, instead of the one that the settings above make."""
     keepalive: ClientKeepalive = ClientKeepalive()
     retry: Retry = Retry()
+    outliers: Outliers = Outliers()
 
 
 class Etcd(Section):

@@ -101,6 +101,6 @@ def test_the_public_names() -> None:
     assert sorted(public) == public
     assert set(public) == {
         "Backoff", "CertificateError", "CertificateFiles", "Config", "ControlPlaneError", "DiscoveryError", "Dns", "Empty", "Endpoint", "Etcd", "Health", "Kubernetes", "Manual",
-        "NotSyncedError", "Registrar", "RegistrationError", "Snapshot", "SourceError", "Status", "TargetError", "aio", "insecure_channel", "secure_channel", "status",
+        "NotSyncedError", "Outliers", "Registrar", "RegistrationError", "Snapshot", "SourceError", "Status", "TargetError", "aio", "insecure_channel", "secure_channel", "status",
         "wait_until_synced",
     }  # fmt: skip

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ..config import Outliers
+from ..errors import TargetError
 from ..resources import ASSIGNMENT, UNLIMITED, TargetResources, cluster
 from ..routes import NO_RETRY, Retry, Rule, ServiceConfig
 from ..sharding import SMALLEST_PART, WHOLE, Parts, part_count
@@ -187,10 +189,32 @@ def test_any_sequence_of_sets_ends_with_the_last_one(sets: list[list[int]], zone
 def test_the_circuit_breaker_is_raised_and_no_timeout_is_set() -> None:
     """gRPC would stop the 1,025th concurrent call, and fires route timeouts early."""
     assert (
-        xds.Cluster.FromString(cluster("xdstp://x/y/t/1-0").body.value).circuit_breakers.thresholds[0].max_requests.value
+        xds.Cluster.FromString(cluster("xdstp://x/y/t/1-0", Outliers()).body.value)
+        .circuit_breakers.thresholds[0]
+        .max_requests.value
         == UNLIMITED
     )
     assert "timeout" not in str(listener(made(many(1))))
+
+
+def test_outlier_detection_goes_by_the_share_of_failed_calls_and_can_be_off() -> None:
+    """gRPC would otherwise add the success rate; in a small set its bounds must be low (gRFC A50)."""
+    sent = xds.Cluster.FromString(cluster("xdstp://x/y/t/1-0", Outliers(threshold=70, interval=0.5)).body.value).outlier_detection
+    assert (sent.failure_percentage_threshold.value, sent.interval.ToMilliseconds()) == (70, 500)
+    assert sent.HasField("enforcing_success_rate")
+    assert sent.enforcing_success_rate.value == 0
+    assert sent.failure_percentage_minimum_hosts.value == 2
+    off = TargetResources("t", "", ServiceConfig(), Outliers(threshold=0)).cluster("xdstp://x/y/t/1-0")
+    assert not xds.Cluster.FromString(off.body.value).HasField("outlier_detection")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"threshold": 101}, {"max_percent": -1}, {"min_requests": 0}, {"interval": 0}, {"ejection": 90.0}]
+)
+def test_outlier_detection_that_cannot_work_is_refused(wrong: dict[str, float]) -> None:
+    """With the name and the value in the sentence."""
+    with pytest.raises(TargetError, match=rf"Outliers\(({next(iter(wrong))}|max_ejection)="):
+        Outliers(**wrong)  # type: ignore[arg-type]
 
 
 def test_retry_rules_become_routes_with_the_unmarked_calls_only() -> None:

@@ -16,19 +16,19 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x64iscovery/wire/xds.proto\x12\x12\x64iscovery.wire.xds\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x9c\x01\n\x10\x44iscoveryRequest\x12\x14\n\x0cversion_info\x18\x01 \x01(\t\x12\x16\n\x0eresource_names\x18\x03 \x03(\t\x12\x10\n\x08type_url\x18\x04 \x01(\t\x12\x16\n\x0eresponse_nonce\x18\x05 \x01(\t\x12\x30\n\x0c\x65rror_detail\x18\x06 \x01(\x0b\x32\x1a.discovery.wire.xds.Status\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"s\n\x11\x44iscoveryResponse\x12\x14\n\x0cversion_info\x18\x01 \x01(\t\x12\'\n\tresources\x18\x02 \x03(\x0b\x32\x14.google.protobuf.Any\x12\x10\n\x08type_url\x18\x04 \x01(\t\x12\r\n\x05nonce\x18\x05 \x01(\t\"O\n\x08Listener\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x0c\x61pi_listener\x18\x13 \x01(\x0b\x32\x1f.discovery.wire.xds.ApiListener\"9\n\x0b\x41piListener\x12*\n\x0c\x61pi_listener\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\"\x8b\x01\n\x15HttpConnectionManager\x12<\n\x0croute_config\x18\x04 \x01(\x0b\x32&.discovery.wire.xds.RouteConfiguration\x12\x34\n\x0chttp_filters\x18\x05 \x03(\x0b\x32\x1e.discovery.wire.xds.HttpFilter\"F\n\nHttpFilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x0ctyped_config\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\"Z\n\x12RouteConfiguration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\rvirtual_hosts\x18\x02 \x03(\x0b\x32\x1f.discovery.wire.xds.VirtualHost\"W\n\x0bVirtualHost\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64omains\x18\x02 \x03(\t\x12)\n\x06routes\x18\x03 \x03(\x0b\x32\x19.discovery.wire.xds.Route\"f\n\x05Route\x12-\n\x05match\x18\x01 \x01(\x0b\x32\x1e.discovery.wire.xds.RouteMatch\x12.\n\x05route\x18\x02 \x01(\x0b\x32\x1f.discovery.wire.xds.RouteAction\"t\n\nRouteMatch\x12\x10\n\x06prefix\x18\x01 \x01(\tH\x00\x12\x0e\n\x04path\x18\x02 \x01(\tH\x00\x12\x32\n\x07headers\x18\x06 \x03(\x0b\x32!.discovery.wire.xds.HeaderMatcherB\x10\n\x0epath_specifier\"V\n\rHeaderMatcher\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\x0cstring_match\x18\r \x01(\x0b\x32!.discovery.wire.xds.StringMatcher\"1\n\rStringMatcher\x12\x0f\n\x05\x65xact\x18\x01 \x01(\tH\x00\x42\x0f\n\rmatch_pattern\"\x84\x01\n\x0bRouteAction\x12>\n\x11weighted_clusters\x18\x03 \x01(\x0b\x32#.discovery.wire.xds.WeightedCluster\x12\x35\n\x0cretry_policy\x18\t \x01(\x0b\x32\x1f.discovery.wire.xds.RetryPolicy\"F\n\x0fWeightedCluster\x12\x33\n\x08\x63lusters\x18\x01 \x03(\x0b\x32!.discovery.wire.xds.ClusterWeight\"K\n\rClusterWeight\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06weight\x18\x02 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\"\x8c\x01\n\x0bRetryPolicy\x12\x10\n\x08retry_on\x18\x01 \x01(\t\x12\x31\n\x0bnum_retries\x18\x02 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x38\n\x0eretry_back_off\x18\x08 \x01(\x0b\x32 .discovery.wire.xds.RetryBackOff\"q\n\x0cRetryBackOff\x12\x30\n\rbase_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x96\x02\n\x07\x43luster\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x04type\x18\x02 \x01(\x0e\x32!.discovery.wire.xds.DiscoveryTypeH\x00\x12@\n\x12\x65\x64s_cluster_config\x18\x03 \x01(\x0b\x32$.discovery.wire.xds.EdsClusterConfig\x12/\n\tlb_policy\x18\x06 \x01(\x0e\x32\x1c.discovery.wire.xds.LbPolicy\x12=\n\x10\x63ircuit_breakers\x18\n \x01(\x0b\x32#.discovery.wire.xds.CircuitBreakersB\x18\n\x16\x63luster_discovery_type\"^\n\x10\x45\x64sClusterConfig\x12\x34\n\neds_config\x18\x01 \x01(\x0b\x32 .discovery.wire.xds.ConfigSource\x12\x14\n\x0cservice_name\x18\x02 \x01(\t\"d\n\x0c\x43onfigSource\x12\x39\n\x03\x61\x64s\x18\x03 \x01(\x0b\x32*.discovery.wire.xds.AggregatedConfigSourceH\x00\x42\x19\n\x17\x63onfig_source_specifier\"\x18\n\x16\x41ggregatedConfigSource\"E\n\x0f\x43ircuitBreakers\x12\x32\n\nthresholds\x18\x01 \x03(\x0b\x32\x1e.discovery.wire.xds.Thresholds\"@\n\nThresholds\x12\x32\n\x0cmax_requests\x18\x04 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\"i\n\x15\x43lusterLoadAssignment\x12\x14\n\x0c\x63luster_name\x18\x01 \x01(\t\x12:\n\tendpoints\x18\x02 \x03(\x0b\x32\'.discovery.wire.xds.LocalityLbEndpoints\"\xca\x01\n\x13LocalityLbEndpoints\x12.\n\x08locality\x18\x01 \x01(\x0b\x32\x1c.discovery.wire.xds.Locality\x12\x34\n\x0clb_endpoints\x18\x02 \x03(\x0b\x32\x1e.discovery.wire.xds.LbEndpoint\x12;\n\x15load_balancing_weight\x18\x03 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x10\n\x08priority\x18\x05 \x01(\r\"\x18\n\x08Locality\x12\x0c\n\x04zone\x18\x02 \x01(\t\"\xce\x01\n\nLbEndpoint\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32#.discovery.wire.xds.EndpointAddressH\x00\x12\x37\n\rhealth_status\x18\x02 \x01(\x0e\x32 .discovery.wire.xds.HealthStatus\x12;\n\x15load_balancing_weight\x18\x04 \x01(\x0b\x32\x1c.google.protobuf.UInt32ValueB\x11\n\x0fhost_identifier\"?\n\x0f\x45ndpointAddress\x12,\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1b.discovery.wire.xds.Address\"Q\n\x07\x41\x64\x64ress\x12;\n\x0esocket_address\x18\x01 \x01(\x0b\x32!.discovery.wire.xds.SocketAddressH\x00\x42\t\n\x07\x61\x64\x64ress\"H\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\nport_value\x18\x03 \x01(\rH\x00\x42\x10\n\x0eport_specifier*B\n\rDiscoveryType\x12\x19\n\x15\x44ISCOVERY_TYPE_STATIC\x10\x00\x12\x16\n\x12\x44ISCOVERY_TYPE_EDS\x10\x03*%\n\x08LbPolicy\x12\x19\n\x15LB_POLICY_ROUND_ROBIN\x10\x00*}\n\x0cHealthStatus\x12\x19\n\x15HEALTH_STATUS_UNKNOWN\x10\x00\x12\x19\n\x15HEALTH_STATUS_HEALTHY\x10\x01\x12\x1b\n\x17HEALTH_STATUS_UNHEALTHY\x10\x02\x12\x1a\n\x16HEALTH_STATUS_DRAINING\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x64iscovery/wire/xds.proto\x12\x12\x64iscovery.wire.xds\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x9c\x01\n\x10\x44iscoveryRequest\x12\x14\n\x0cversion_info\x18\x01 \x01(\t\x12\x16\n\x0eresource_names\x18\x03 \x03(\t\x12\x10\n\x08type_url\x18\x04 \x01(\t\x12\x16\n\x0eresponse_nonce\x18\x05 \x01(\t\x12\x30\n\x0c\x65rror_detail\x18\x06 \x01(\x0b\x32\x1a.discovery.wire.xds.Status\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"s\n\x11\x44iscoveryResponse\x12\x14\n\x0cversion_info\x18\x01 \x01(\t\x12\'\n\tresources\x18\x02 \x03(\x0b\x32\x14.google.protobuf.Any\x12\x10\n\x08type_url\x18\x04 \x01(\t\x12\r\n\x05nonce\x18\x05 \x01(\t\"O\n\x08Listener\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x0c\x61pi_listener\x18\x13 \x01(\x0b\x32\x1f.discovery.wire.xds.ApiListener\"9\n\x0b\x41piListener\x12*\n\x0c\x61pi_listener\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\"\x8b\x01\n\x15HttpConnectionManager\x12<\n\x0croute_config\x18\x04 \x01(\x0b\x32&.discovery.wire.xds.RouteConfiguration\x12\x34\n\x0chttp_filters\x18\x05 \x03(\x0b\x32\x1e.discovery.wire.xds.HttpFilter\"F\n\nHttpFilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x0ctyped_config\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\"Z\n\x12RouteConfiguration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\rvirtual_hosts\x18\x02 \x03(\x0b\x32\x1f.discovery.wire.xds.VirtualHost\"W\n\x0bVirtualHost\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64omains\x18\x02 \x03(\t\x12)\n\x06routes\x18\x03 \x03(\x0b\x32\x19.discovery.wire.xds.Route\"f\n\x05Route\x12-\n\x05match\x18\x01 \x01(\x0b\x32\x1e.discovery.wire.xds.RouteMatch\x12.\n\x05route\x18\x02 \x01(\x0b\x32\x1f.discovery.wire.xds.RouteAction\"t\n\nRouteMatch\x12\x10\n\x06prefix\x18\x01 \x01(\tH\x00\x12\x0e\n\x04path\x18\x02 \x01(\tH\x00\x12\x32\n\x07headers\x18\x06 \x03(\x0b\x32!.discovery.wire.xds.HeaderMatcherB\x10\n\x0epath_specifier\"V\n\rHeaderMatcher\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\x0cstring_match\x18\r \x01(\x0b\x32!.discovery.wire.xds.StringMatcher\"1\n\rStringMatcher\x12\x0f\n\x05\x65xact\x18\x01 \x01(\tH\x00\x42\x0f\n\rmatch_pattern\"\x84\x01\n\x0bRouteAction\x12>\n\x11weighted_clusters\x18\x03 \x01(\x0b\x32#.discovery.wire.xds.WeightedCluster\x12\x35\n\x0cretry_policy\x18\t \x01(\x0b\x32\x1f.discovery.wire.xds.RetryPolicy\"F\n\x0fWeightedCluster\x12\x33\n\x08\x63lusters\x18\x01 \x03(\x0b\x32!.discovery.wire.xds.ClusterWeight\"K\n\rClusterWeight\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06weight\x18\x02 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\"\x8c\x01\n\x0bRetryPolicy\x12\x10\n\x08retry_on\x18\x01 \x01(\t\x12\x31\n\x0bnum_retries\x18\x02 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x38\n\x0eretry_back_off\x18\x08 \x01(\x0b\x32 .discovery.wire.xds.RetryBackOff\"q\n\x0cRetryBackOff\x12\x30\n\rbase_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd7\x02\n\x07\x43luster\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x04type\x18\x02 \x01(\x0e\x32!.discovery.wire.xds.DiscoveryTypeH\x00\x12@\n\x12\x65\x64s_cluster_config\x18\x03 \x01(\x0b\x32$.discovery.wire.xds.EdsClusterConfig\x12/\n\tlb_policy\x18\x06 \x01(\x0e\x32\x1c.discovery.wire.xds.LbPolicy\x12=\n\x10\x63ircuit_breakers\x18\n \x01(\x0b\x32#.discovery.wire.xds.CircuitBreakers\x12?\n\x11outlier_detection\x18\x13 \x01(\x0b\x32$.discovery.wire.xds.OutlierDetectionB\x18\n\x16\x63luster_discovery_type\"\xbf\x04\n\x10OutlierDetection\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12\x62\x61se_ejection_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12:\n\x14max_ejection_percent\x18\x04 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12<\n\x16\x65nforcing_success_rate\x18\x06 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x42\n\x1c\x66\x61ilure_percentage_threshold\x18\x10 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x42\n\x1c\x65nforcing_failure_percentage\x18\x11 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x46\n failure_percentage_minimum_hosts\x18\x13 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12G\n!failure_percentage_request_volume\x18\x14 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x34\n\x11max_ejection_time\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\"^\n\x10\x45\x64sClusterConfig\x12\x34\n\neds_config\x18\x01 \x01(\x0b\x32 .discovery.wire.xds.ConfigSource\x12\x14\n\x0cservice_name\x18\x02 \x01(\t\"d\n\x0c\x43onfigSource\x12\x39\n\x03\x61\x64s\x18\x03 \x01(\x0b\x32*.discovery.wire.xds.AggregatedConfigSourceH\x00\x42\x19\n\x17\x63onfig_source_specifier\"\x18\n\x16\x41ggregatedConfigSource\"E\n\x0f\x43ircuitBreakers\x12\x32\n\nthresholds\x18\x01 \x03(\x0b\x32\x1e.discovery.wire.xds.Thresholds\"@\n\nThresholds\x12\x32\n\x0cmax_requests\x18\x04 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\"i\n\x15\x43lusterLoadAssignment\x12\x14\n\x0c\x63luster_name\x18\x01 \x01(\t\x12:\n\tendpoints\x18\x02 \x03(\x0b\x32\'.discovery.wire.xds.LocalityLbEndpoints\"\xca\x01\n\x13LocalityLbEndpoints\x12.\n\x08locality\x18\x01 \x01(\x0b\x32\x1c.discovery.wire.xds.Locality\x12\x34\n\x0clb_endpoints\x18\x02 \x03(\x0b\x32\x1e.discovery.wire.xds.LbEndpoint\x12;\n\x15load_balancing_weight\x18\x03 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x10\n\x08priority\x18\x05 \x01(\r\"\x18\n\x08Locality\x12\x0c\n\x04zone\x18\x02 \x01(\t\"\xce\x01\n\nLbEndpoint\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32#.discovery.wire.xds.EndpointAddressH\x00\x12\x37\n\rhealth_status\x18\x02 \x01(\x0e\x32 .discovery.wire.xds.HealthStatus\x12;\n\x15load_balancing_weight\x18\x04 \x01(\x0b\x32\x1c.google.protobuf.UInt32ValueB\x11\n\x0fhost_identifier\"?\n\x0f\x45ndpointAddress\x12,\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1b.discovery.wire.xds.Address\"Q\n\x07\x41\x64\x64ress\x12;\n\x0esocket_address\x18\x01 \x01(\x0b\x32!.discovery.wire.xds.SocketAddressH\x00\x42\t\n\x07\x61\x64\x64ress\"H\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\nport_value\x18\x03 \x01(\rH\x00\x42\x10\n\x0eport_specifier*B\n\rDiscoveryType\x12\x19\n\x15\x44ISCOVERY_TYPE_STATIC\x10\x00\x12\x16\n\x12\x44ISCOVERY_TYPE_EDS\x10\x03*%\n\x08LbPolicy\x12\x19\n\x15LB_POLICY_ROUND_ROBIN\x10\x00*}\n\x0cHealthStatus\x12\x19\n\x15HEALTH_STATUS_UNKNOWN\x10\x00\x12\x19\n\x15HEALTH_STATUS_HEALTHY\x10\x01\x12\x1b\n\x17HEALTH_STATUS_UNHEALTHY\x10\x02\x12\x1a\n\x16HEALTH_STATUS_DRAINING\x10\x03\x62\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'discovery.wire.xds_pb2', globals())
 if _descriptor._USE_C_DESCRIPTORS == False:
 
   DESCRIPTOR._options = None
-  _DISCOVERYTYPE._serialized_start=3305
-  _DISCOVERYTYPE._serialized_end=3371
-  _LBPOLICY._serialized_start=3373
-  _LBPOLICY._serialized_end=3410
-  _HEALTHSTATUS._serialized_start=3412
-  _HEALTHSTATUS._serialized_end=3537
+  _DISCOVERYTYPE._serialized_start=3948
+  _DISCOVERYTYPE._serialized_end=4014
+  _LBPOLICY._serialized_start=4016
+  _LBPOLICY._serialized_end=4053
+  _HEALTHSTATUS._serialized_start=4055
+  _HEALTHSTATUS._serialized_end=4180
   _DISCOVERYREQUEST._serialized_start=140
   _DISCOVERYREQUEST._serialized_end=296
   _STATUS._serialized_start=298
@@ -66,29 +66,31 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _RETRYBACKOFF._serialized_start=1779
   _RETRYBACKOFF._serialized_end=1892
   _CLUSTER._serialized_start=1895
-  _CLUSTER._serialized_end=2173
-  _EDSCLUSTERCONFIG._serialized_start=2175
-  _EDSCLUSTERCONFIG._serialized_end=2269
-  _CONFIGSOURCE._serialized_start=2271
-  _CONFIGSOURCE._serialized_end=2371
-  _AGGREGATEDCONFIGSOURCE._serialized_start=2373
-  _AGGREGATEDCONFIGSOURCE._serialized_end=2397
-  _CIRCUITBREAKERS._serialized_start=2399
-  _CIRCUITBREAKERS._serialized_end=2468
-  _THRESHOLDS._serialized_start=2470
-  _THRESHOLDS._serialized_end=2534
-  _CLUSTERLOADASSIGNMENT._serialized_start=2536
-  _CLUSTERLOADASSIGNMENT._serialized_end=2641
-  _LOCALITYLBENDPOINTS._serialized_start=2644
-  _LOCALITYLBENDPOINTS._serialized_end=2846
-  _LOCALITY._serialized_start=2848
-  _LOCALITY._serialized_end=2872
-  _LBENDPOINT._serialized_start=2875
-  _LBENDPOINT._serialized_end=3081
-  _ENDPOINTADDRESS._serialized_start=3083
-  _ENDPOINTADDRESS._serialized_end=3146
-  _ADDRESS._serialized_start=3148
-  _ADDRESS._serialized_end=3229
-  _SOCKETADDRESS._serialized_start=3231
-  _SOCKETADDRESS._serialized_end=3303
+  _CLUSTER._serialized_end=2238
+  _OUTLIERDETECTION._serialized_start=2241
+  _OUTLIERDETECTION._serialized_end=2816
+  _EDSCLUSTERCONFIG._serialized_start=2818
+  _EDSCLUSTERCONFIG._serialized_end=2912
+  _CONFIGSOURCE._serialized_start=2914
+  _CONFIGSOURCE._serialized_end=3014
+  _AGGREGATEDCONFIGSOURCE._serialized_start=3016
+  _AGGREGATEDCONFIGSOURCE._serialized_end=3040
+  _CIRCUITBREAKERS._serialized_start=3042
+  _CIRCUITBREAKERS._serialized_end=3111
+  _THRESHOLDS._serialized_start=3113
+  _THRESHOLDS._serialized_end=3177
+  _CLUSTERLOADASSIGNMENT._serialized_start=3179
+  _CLUSTERLOADASSIGNMENT._serialized_end=3284
+  _LOCALITYLBENDPOINTS._serialized_start=3287
+  _LOCALITYLBENDPOINTS._serialized_end=3489
+  _LOCALITY._serialized_start=3491
+  _LOCALITY._serialized_end=3515
+  _LBENDPOINT._serialized_start=3518
+  _LBENDPOINT._serialized_end=3724
+  _ENDPOINTADDRESS._serialized_start=3726
+  _ENDPOINTADDRESS._serialized_end=3789
+  _ADDRESS._serialized_start=3791
+  _ADDRESS._serialized_end=3872
+  _SOCKETADDRESS._serialized_start=3874
+  _SOCKETADDRESS._serialized_end=3946
 # @@protoc_insertion_point(module_scope)

@@ -559,6 +559,7 @@ class Cluster(_message.Message):
     EDS_CLUSTER_CONFIG_FIELD_NUMBER: _builtins.int
     LB_POLICY_FIELD_NUMBER: _builtins.int
     CIRCUIT_BREAKERS_FIELD_NUMBER: _builtins.int
+    OUTLIER_DETECTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     type: Global___DiscoveryType.ValueType
     lb_policy: Global___LbPolicy.ValueType
@@ -566,6 +567,8 @@ class Cluster(_message.Message):
     def eds_cluster_config(self) -> Global___EdsClusterConfig: ...
     @_builtins.property
     def circuit_breakers(self) -> Global___CircuitBreakers: ...
+    @_builtins.property
+    def outlier_detection(self) -> Global___OutlierDetection: ...
     def __init__(
         self,
         *,
@@ -574,16 +577,71 @@ class Cluster(_message.Message):
         eds_cluster_config: Global___EdsClusterConfig | None = ...,
         lb_policy: Global___LbPolicy.ValueType = ...,
         circuit_breakers: Global___CircuitBreakers | None = ...,
+        outlier_detection: Global___OutlierDetection | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["circuit_breakers", b"circuit_breakers", "cluster_discovery_type", b"cluster_discovery_type", "eds_cluster_config", b"eds_cluster_config", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["circuit_breakers", b"circuit_breakers", "cluster_discovery_type", b"cluster_discovery_type", "eds_cluster_config", b"eds_cluster_config", "outlier_detection", b"outlier_detection", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["circuit_breakers", b"circuit_breakers", "cluster_discovery_type", b"cluster_discovery_type", "eds_cluster_config", b"eds_cluster_config", "lb_policy", b"lb_policy", "name", b"name", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["circuit_breakers", b"circuit_breakers", "cluster_discovery_type", b"cluster_discovery_type", "eds_cluster_config", b"eds_cluster_config", "lb_policy", b"lb_policy", "name", b"name", "outlier_detection", b"outlier_detection", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_cluster_discovery_type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
     _WhichOneofArgType_cluster_discovery_type: _TypeAlias = _typing.Literal["cluster_discovery_type", b"cluster_discovery_type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_cluster_discovery_type) -> _WhichOneofReturnType_cluster_discovery_type | None: ...
 
 Global___Cluster: _TypeAlias = Cluster  # noqa: Y015
+
+@_typing.final
+class OutlierDetection(_message.Message):
+    """envoy.config.cluster.v3.OutlierDetection: what gRPC heeds of it (gRFC A50), without the success rate's own numbers"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    BASE_EJECTION_TIME_FIELD_NUMBER: _builtins.int
+    MAX_EJECTION_PERCENT_FIELD_NUMBER: _builtins.int
+    ENFORCING_SUCCESS_RATE_FIELD_NUMBER: _builtins.int
+    FAILURE_PERCENTAGE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    ENFORCING_FAILURE_PERCENTAGE_FIELD_NUMBER: _builtins.int
+    FAILURE_PERCENTAGE_MINIMUM_HOSTS_FIELD_NUMBER: _builtins.int
+    FAILURE_PERCENTAGE_REQUEST_VOLUME_FIELD_NUMBER: _builtins.int
+    MAX_EJECTION_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def base_ejection_time(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def max_ejection_percent(self) -> _wrappers_pb2.UInt32Value: ...
+    @_builtins.property
+    def enforcing_success_rate(self) -> _wrappers_pb2.UInt32Value: ...
+    @_builtins.property
+    def failure_percentage_threshold(self) -> _wrappers_pb2.UInt32Value: ...
+    @_builtins.property
+    def enforcing_failure_percentage(self) -> _wrappers_pb2.UInt32Value: ...
+    @_builtins.property
+    def failure_percentage_minimum_hosts(self) -> _wrappers_pb2.UInt32Value: ...
+    @_builtins.property
+    def failure_percentage_request_volume(self) -> _wrappers_pb2.UInt32Value: ...
+    @_builtins.property
+    def max_ejection_time(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        interval: _duration_pb2.Duration | None = ...,
+        base_ejection_time: _duration_pb2.Duration | None = ...,
+        max_ejection_percent: _wrappers_pb2.UInt32Value | None = ...,
+        enforcing_success_rate: _wrappers_pb2.UInt32Value | None = ...,
+        failure_percentage_threshold: _wrappers_pb2.UInt32Value | None = ...,
+        enforcing_failure_percentage: _wrappers_pb2.UInt32Value | None = ...,
+        failure_percentage_minimum_hosts: _wrappers_pb2.UInt32Value | None = ...,
+        failure_percentage_request_volume: _wrappers_pb2.UInt32Value | None = ...,
+        max_ejection_time: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_ejection_time", b"base_ejection_time", "enforcing_failure_percentage", b"enforcing_failure_percentage", "enforcing_success_rate", b"enforcing_success_rate", "failure_percentage_minimum_hosts", b"failure_percentage_minimum_hosts", "failure_percentage_request_volume", b"failure_percentage_request_volume", "failure_percentage_threshold", b"failure_percentage_threshold", "interval", b"interval", "max_ejection_percent", b"max_ejection_percent", "max_ejection_time", b"max_ejection_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_ejection_time", b"base_ejection_time", "enforcing_failure_percentage", b"enforcing_failure_percentage", "enforcing_success_rate", b"enforcing_success_rate", "failure_percentage_minimum_hosts", b"failure_percentage_minimum_hosts", "failure_percentage_request_volume", b"failure_percentage_request_volume", "failure_percentage_threshold", b"failure_percentage_threshold", "interval", b"interval", "max_ejection_percent", b"max_ejection_percent", "max_ejection_time", b"max_ejection_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutlierDetection: _TypeAlias = OutlierDetection  # noqa: Y015
 
 @_typing.final
 class EdsClusterConfig(_message.Message):

@@ -8,9 +8,11 @@ import grpc
 import grpc.aio
 
 import discovery
+from discovery.config import Outliers
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 
+from ..deadline import bounded
 from ..options import channel_options, discovery_config
 from ..settings import Settings
 from ..tls import client_files
@@ -20,6 +22,7 @@ from .throttle import Throttle
 class GreeterClient:
     """Calls with a deadline each, retried and throttled as the settings say. An asynchronous context manager.
 
+    Called while a call is being served, it waits no longer than that call's caller does, and ends with it.
     Errors are gRPC's own (`grpc.aio.AioRpcError`).
     """
 
@@ -34,7 +37,9 @@ class GreeterClient:
     def connect(cls, settings: Settings, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> "GreeterClient":
         """A client on the target of the settings; nothing is sent yet. Raises discovery.DiscoveryError for a target that
         cannot work, tls.TlsError for TLS files that cannot be used."""
-        config = discovery_config(settings.discovery, health_check=settings.client.health_check)
+        config = discovery_config(
+            settings.discovery, health_check=settings.client.health_check, outliers=Outliers(**dict(settings.client.outliers))
+        )
         target, options = settings.client.target, channel_options(settings)
         files = client_files(settings)
         if files is None:
@@ -47,7 +52,7 @@ class GreeterClient:
         """One greeting; `timeout` in seconds instead of the setting."""
         try:
             answer: pb.GreetResponse = await self._stub.Greet(
-                pb.GreetRequest(name=name), timeout=timeout or self._settings.timeout, metadata=self._throttle.metadata()
+                pb.GreetRequest(name=name), timeout=bounded(timeout or self._settings.timeout), metadata=self._throttle.metadata()
             )
         except grpc.aio.AioRpcError as error:
             # Only what a retry would try again says that servers are in trouble.
@@ -64,7 +69,7 @@ class GreeterClient:
         request = pb.WatchGreetingsRequest(name=name, count=count)
         request.interval.FromMicroseconds(round(interval * 1e6))
         call = self._stub.WatchGreetings(
-            request, timeout=timeout or self._settings.stream_timeout, metadata=self._throttle.metadata()
+            request, timeout=bounded(timeout or self._settings.stream_timeout), metadata=self._throttle.metadata()
         )
         try:
             async for greeting in call:

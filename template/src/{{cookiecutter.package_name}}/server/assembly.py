@@ -20,6 +20,7 @@ from ..settings import Settings
 from ..telemetry import Telemetry
 from ..tls import TlsError, server_credentials, server_files
 from . import servicer
+from .admission import Admission
 
 
 class PortError(Exception):
@@ -63,13 +64,11 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> Assembled:
     where certificates cannot be used."""
     certificates = server_files(settings)
     mutual = settings.tls.mode == "mtls"
-    server = grpc.aio.server(
-        options=server_options(settings),
-        maximum_concurrent_rpcs=settings.server.max_concurrent_rpcs,
-    )
+    server = grpc.aio.server(options=server_options(settings))
+    admission = Admission(settings.server.max_concurrent_rpcs)
     allowed = settings.tls.allowed_clients
     on: Callable[[Any], Any] = _everyone if allowed is None else _rules(allowed).on
-    rpc.add_GreeterServiceServicer_to_server(servicer.Greeter(settings.server.name), on(telemetry.on(server)))
+    rpc.add_GreeterServiceServicer_to_server(servicer.Greeter(settings.server.name), admission.on(on(telemetry.on(server))))
 
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
