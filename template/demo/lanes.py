@@ -55,11 +55,16 @@ def draw(
     failed: Sequence[float],
     end: float,
     *,
+    most: float = 0.0,
     width: float = 11,
     height: float = 1.3,
 ) -> None:
-    """Write a PNG of `end` seconds; `failed` are the moments of failed calls, `height` is a lane's. Inches. Raises OSError."""
-    top = 1.4 * max(1.0, *(rate for lane in lanes for rate in lane.rates))
+    """Write a PNG of `end` seconds. Raises OSError.
+
+    failed: the moments of failed calls.   most: the highest rate that can be seen, else that of all.   width, height: inches, the
+    height is a lane's.
+    """
+    top = 1.4 * (most or max(1.0, *(rate for lane in lanes for rate in lane.rates)))
     figure, grid = plt.subplots(
         len(lanes),
         1,

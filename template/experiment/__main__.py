@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ try:
 
     from .cluster import Cluster, ExperimentError, Site
     from .judgement import judge
-    from .measure import as_json, measure, spoken
+    from .measure import measure
     from .modes import MODES
-    from .page import render, title
-    from .picture import compare, draw
-    from .record import Record, dump, load
+    from .record import Record
+    from .results import rewrite, write
     from .story import Options, Story
+    from .wording import spoken
 except ModuleNotFoundError as error:
     print(
         f"experiment: {error.name} is not installed here; `make experiment` installs what it needs, and runs it", file=sys.stderr
@@ -56,26 +56,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             continue
         status = max(status, 0 if _tell(console, record) else 1)
         write(arguments.results, record)
+        rewrite(arguments.results)
     return status
-
-
-def write(results: Path, record: Record) -> None:
-    """One mode's files, and those that are about all."""
-    results.mkdir(parents=True, exist_ok=True)
-    outcome = as_json(measure(record), judge(record))
-    (results / f"{record.mode}.json").write_text(dump(record, outcome), encoding="utf-8")
-    draw(results / f"{record.mode}.png", record, title(record))
-    records = list(kept(results))
-    compare(results / "comparison.png", records)
-    (results / "README.md").write_text(render(records), encoding="utf-8")
-
-
-def kept(results: Path) -> Iterator[Record]:
-    """The records in a folder, in the order of the modes. Raises ValueError."""
-    for name in MODES:
-        path = results / f"{name}.json"
-        if path.exists():
-            yield load(path)
 
 
 def _telling(console: Console, mode: str, begun: float) -> Callable[[str], None]:

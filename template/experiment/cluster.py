@@ -68,12 +68,11 @@ class Cluster:
         return f"app.kubernetes.io/part-of={self.project}"
 
     def scale(self, pods: int) -> None:
-        """The servers. Comes back when the new ones are ready."""
+        """The servers. Comes back at once."""
         self.kubectl("scale", f"deployment/{self.project}-server", f"--replicas={pods}")
-        self.rolled_out("server")
 
     def roll_out(self) -> None:
-        """A new version of the servers. Comes back when the new ones are ready."""
+        """A new version of the servers. Comes back when all are new."""
         self.kubectl("rollout", "restart", f"deployment/{self.project}-server")
         self.rolled_out("server")
 
@@ -90,6 +89,10 @@ class Cluster:
     def kill(self, pod: str) -> None:
         """SIGKILL to a server's process."""
         self._make("kill", f"POD={pod}")
+
+    def min_ready(self) -> float:
+        """For how many seconds a new pod must be ready before an old one is told to end."""
+        return float(self.kubectl("get", f"deployment/{self.project}-server", "--output=jsonpath={.spec.minReadySeconds}") or 0)
 
     def may_read_slices(self) -> bool | None:
         """Whether the client's account may list EndpointSlices; None where one may not ask."""

@@ -12,17 +12,12 @@ EVEN = 0.25
 """How far a pod's part of the calls may be from an even share, where all are called."""
 CONNECTED = 2.0
 """Seconds that a pod's first call may come later than its registry's answer: a connection, on a machine that is busy."""
-RESOLVED = 10.0
-"""Seconds within which gRPC has certainly asked DNS again after a connection broke; the pair lets it ask once in 5."""
 WANTED = 10
 """How many pods the median of a full run must be of."""
-JITTER = 1.1
-"""gRPC ends connections up to a tenth later than the age that is set."""
-
 _UNHARMED: tuple[Act, ...] = ("kill", "restart DNS", "stop API", "start API")
 """Steps in which no call fails, in whatever mode: the client makes a failed call again."""
 _CHANGES: tuple[Act, ...] = ("scale up", "scale down", "roll out", "roll out again", "start API")
-"""Steps in which pods come or go in order: in a lossless mode no call fails."""
+"""Steps in which pods come or go in order: where changes are told, no call fails."""
 
 
 def judge(record: Record) -> list[Verdict]:
@@ -40,17 +35,18 @@ def _broken(record: Record, mode: Mode, seen: Sequence[Seen]) -> Iterator[str]:
         return
     if len(line.ready) != line.step.pods:
         yield f"{len(line.ready)} pods were ready at the end, {line.step.pods} should be"
-    if line.failures and (act in ("steady", *_UNHARMED) or (mode.lossless and act in _CHANGES)):
+    if line.failures and (act in ("steady", *_UNHARMED) or (mode.pushed and act in _CHANGES)):
         codes = ", ".join(f"{code} {count}" for code, count in line.failed.items())
         yield f"{line.failures} of {line.calls} calls failed ({codes}); none should"
     if line.skipped:
         yield f"{line.skipped} calls were not made, because too many were under way"
     if act == "steady":
         yield from _split(record, mode, line)
-    if mode.spread == "all":
+    if mode.spread == "reconnect" and act == "scale up again":
+        if early := [_name(record, pod) for pod in line.found if pod in line.share]:
+            yield f"{', '.join(early)} got calls, though no connection broke; gRPC should not have asked DNS again"
+    elif mode.spread != "one":
         yield from _found(record, mode, line)
-    if mode.spread == "reconnect":
-        yield from _reconnected(record, line)
 
 
 def _split(record: Record, mode: Mode, line: Seen) -> Iterator[str]:
@@ -66,28 +62,14 @@ def _split(record: Record, mode: Mode, line: Seen) -> Iterator[str]:
 
 
 def _found(record: Record, mode: Mode, line: Seen) -> Iterator[str]:
-    """Every new pod is called; where the registry is asked, in time. Where it tells, the median of all counts, at the end."""
-    if missed := [_name(record, pod) for pod, late in line.found.items() if late is None and pod in line.ready]:
-        yield f"{', '.join(missed)} became ready, and got no call"
+    """Every new pod that stays is called; where the registry is asked, in time. Where it tells, the median of all counts, at the end."""
     within = mode.within(record.settings)
-    if not mode.pushed and within is not None:
-        yield from _late(record, line, within + CONNECTED)
-
-
-def _reconnected(record: Record, line: Seen) -> Iterator[str]:
-    """New pods are found when connections break: not while all stand, but in time where the server ends them."""
-    early = [_name(record, pod) for pod in line.found if pod in line.share]
-    if line.step.act == "scale up" and early:
-        yield f"{', '.join(early)} got calls, though no connection broke; gRPC should not have asked DNS again"
-    if line.step.act == "scale up again":
-        yield from _late(record, line, record.settings["age"] * JITTER + RESOLVED + record.settings["dns_ttl"] + CONNECTED)
-
-
-def _late(record: Record, line: Seen, latest: float) -> Iterator[str]:
+    latest = None if mode.pushed or within is None else within + CONNECTED
     for pod, late in line.found.items():
-        if pod in line.ready and (late is None or late > latest):
-            when = "never came" if late is None else f"came {late:.1f} s after it was ready"
-            yield f"the first call of {_name(record, pod)} {when}; it should within {latest:.1f} s"
+        if pod in line.ready and late is None:
+            yield f"{_name(record, pod)} became ready, and got no call"
+        elif late is not None and latest is not None and late > latest:
+            yield f"the first call of {_name(record, pod)} came {late:.1f} s after it was ready; it should within {latest:.1f} s"
 
 
 def _whole(record: Record, mode: Mode, seen: Sequence[Seen]) -> Verdict:

@@ -103,13 +103,6 @@ def median(seen: Sequence[Seen]) -> float | None:
     return statistics.median(found) if found else None
 
 
-def spoken(seconds: float) -> str:
-    """A time as people say it; before zero it is none."""
-    if seconds < 0:
-        return "before that"
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
 def drains(record: Record) -> float:
     """Seconds from being told to end to the end of a pod: the median, 0 where none ended."""
     told, gone = _moments(record, "server", "terminating"), _moments(record, "server", "gone")

@@ -1,11 +1,13 @@
 """The page that tells what was seen, in plain words: all its figures are taken from the records. Pure."""
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from .explanation import ABOUT
 from .judgement import judge
-from .measure import Seen, drains, measure, median, numbers, samples, spoken
-from .record import Act, Cost, Record
+from .measure import Seen, measure, median, numbers, samples
+from .record import Cost, Record
+from .wording import count, left, spoken, table
 
 
 def title(record: Record) -> str:
@@ -39,7 +41,7 @@ def _begin(records: Sequence[Record]) -> str:
 
 One client makes {first.rate:g} calls a second; its servers' pods come and go, one is killed, and parts of the cluster itself fail. The same
 story is told in each mode in which the pair can be deployed. `make experiment` has run it ({when}, Kubernetes {first.kubernetes},
-{_count(first.nodes, "node")}) and has written this page: every figure is taken from the data beside it, one JSON file for each mode."""
+{count(first.nodes, "node")}) and has written this page: every figure is taken from the data beside it, one JSON file for each mode."""
 
 
 def _overview(records: Sequence[Record]) -> str:
@@ -62,8 +64,8 @@ def _overview(records: Sequence[Record]) -> str:
         rows.append(
             (
                 f"[{record.mode}](#{record.mode})",
-                "–" if middle is None else f"{_late(middle)} (of {len(found)})",
-                "–" if not found else _late(found[-1]),
+                "–" if middle is None else f"{spoken(middle)} (of {len(found)})",
+                "–" if not found else spoken(found[-1]),
                 f"{never} of {never + len(found)}",
                 str(bare),
                 str(sum(line.failures for line in seen) - bare),
@@ -72,7 +74,7 @@ def _overview(records: Sequence[Record]) -> str:
         )
     return f"""![new pods and failed calls, by mode](comparison.png)
 
-{_table(head, rows)}
+{table(head, rows)}
 
 A first call is counted from the moment at which a watch on the API, independent of the client, shows the pod's Ready condition. While pods
 come and go at first, the client makes no call twice, so that every failure is seen; later, while things break, it may."""
@@ -80,7 +82,7 @@ come and go at first, the client makes no call twice, so that every failure is s
 
 def _mode(record: Record) -> Iterator[str]:
     seen = measure(record)
-    yield f"## {record.mode}\n\n{_ABOUT[record.mode](record, seen)}"
+    yield f"## {record.mode}\n\n{ABOUT[record.mode](record, seen)}"
     yield f"![who serves, second by second]({record.mode}.png)"
     yield _steps(record, seen)
     verdicts = judge(record)
@@ -98,7 +100,7 @@ def _steps(record: Record, seen: Sequence[Seen]) -> str:
         "answered by pods",
         "first call of new pods",
         "last call of old ones",
-        "slowest second's p99",
+        "slow calls, worst second",
     )
     order = numbers(record)
     rows = [
@@ -107,114 +109,13 @@ def _steps(record: Record, seen: Sequence[Seen]) -> str:
             str(line.calls),
             _failed(line),
             ", ".join(f"{order.get(pod, '?')}: {count}" for pod, count in line.share.items()) or "nobody",
-            ", ".join(f"{order[pod]}: {'never' if late is None else _late(late)}" for pod, late in line.found.items()),
-            ", ".join(f"{order[pod]}: {_left(late)}" for pod, late in line.left.items()),
+            ", ".join(f"{order[pod]}: {'never' if late is None else spoken(late)}" for pod, late in line.found.items()),
+            ", ".join(f"{order[pod]}: {left(late)}" for pod, late in line.left.items()),
             "" if line.slow is None else f"{line.slow:.0f} ms",
         )
         for line in seen
     ]
-    return _table(head, rows)
-
-
-def _passthrough(record: Record, seen: Sequence[Seen]) -> str:
-    steady, up, again = _at(seen, "steady"), _at(seen, "scale up"), _at(seen, "scale up again")
-    text = """gRPC opens one connection to the Service's own address, and the cluster picks a pod for it. A pod is picked for a connection, not for a
-call, and gRPC keeps its connection for as long as it can: so one pod is pinned."""
-    if steady is not None:
-        most = max(steady.share.values(), default=0)
-        text += f""" In the steady step {_count(len(steady.share), "pod")} of
-{steady.step.pods} answered {most} of {steady.calls} calls."""
-    if up is not None and up.found:
-        called = sum(pod in up.share for pod in up.found)
-        text += f" Of {len(up.found)} pods that scaling up had added, {called or 'none'} got a call in that step."
-    text += " Only the end of a connection moves the calls, and then all of them."
-    if again is not None:
-        text += f"""
-
-With MaxConnectionAge {record.settings["age"]:g} s the server ends connections that are older, and the next one may lead elsewhere: in the last step
-{_count(len(again.share), "pod")} of {again.step.pods} answered. That spreads the calls over time, not over pods: at any moment it is still one."""
-    return text
-
-
-def _native(record: Record, seen: Sequence[Seen]) -> str:
-    up, again = _at(seen, "scale up"), _at(seen, "scale up again")
-    text = """gRPC's own resolver asks DNS for the pods of a headless Service and calls them in turn. It asks again only when a connection breaks."""
-    if up is not None and up.found:
-        called = sum(pod in up.share for pod in up.found)
-        text += f""" So scaling up goes unseen while all is
-well: of {len(up.found)} new pods {called or "none"} got a call in that step, of {up.step.ended - up.step.began:.0f} s."""
-        late = [value for value in up.found.values() if value is not None]
-        text += f" Later, when connections had broken, {len(late) or 'none'} of them did." if called < len(up.found) else ""
-    text += _lost_to_dns(record, seen)
-    if again is not None and again.found:
-        late = sorted(value for value in again.found.values() if value is not None)
-        after = f"{_count(len(late), 'new pod')} of {len(again.found)} got a first call"
-        after += f", {_late(late[0])} to {_late(late[-1])} after it was ready" if late else ""
-        text += f"""
-
-MaxConnectionAge is what people set against that: the server ends each connection at an age of about {record.settings["age"]:g} s, gRPC asks DNS again, and
-finds what is new. With it, {after}. What it buys is an upper bound: the age, and DNS's own {record.settings["dns_ttl"]:g} s, in which CoreDNS gives the same answer.
-What it costs is that every client connects anew to every pod, all the time; and the bound does not help when pods go."""
-    return text
-
-
-def _dns(record: Record, seen: Sequence[Seen]) -> str:
-    refresh, ttl = record.settings["refresh"], record.settings["dns_ttl"]
-    return f"""discovery asks DNS for the pods of a headless Service every {refresh:g} s, whatever the connections do, and leaves the channel as it is. CoreDNS
-gives the same answer for up to {ttl:g} s, so a new pod is found within {refresh + ttl:g} s. {_found(seen)} Nothing needs to be allowed, and
-no connection needs to break.{_lost_to_dns(record, seen)}"""
-
-
-def _lost_to_dns(record: Record, seen: Sequence[Seen]) -> str:
-    """Why calls fail where the old pods' end comes before the news of the new ones."""
-    lost = [line for line in seen if line.failures and line.step.act in ("scale down", "roll out", "roll out again", "limit age")]
-    if not lost:
-        return ""
-    failed = ", ".join(f"{line.failures} of {line.calls} ({line.step.title})" for line in lost)
-    return f"""
-
-DNS is late in the other direction, too: {failed} calls failed. A pod that is told to end goes on for {spoken(drains(record))} (the median here), and
-CoreDNS may name it, and not yet those in its place, for {record.settings["dns_ttl"]:g} s. When all that a client knows have ended, there is nobody to call.
-A drain longer than DNS is late prevents it (`SERVER__DRAIN__WAIT`), and so does a smaller `ttl` in CoreDNS."""
-
-
-def _kubernetes(record: Record, seen: Sequence[Seen]) -> str:
-    return f"""discovery lists the Service's EndpointSlices and watches them: the API server tells of a change when it happens. {_found(seen)}
-{_lossless(seen)} What it needs is an account that may read EndpointSlices: see [below](#what-push-buys-and-what-it-costs)."""
-
-
-def _etcd(record: Record, seen: Sequence[Seen]) -> str:
-    found = samples(seen)
-    early = sum(late < 0 for late in found)
-    text = f"""Servers put themselves into etcd under a lease, and take themselves out when they are told to end; clients watch. {_found(seen)}"""
-    if early:
-        text += f""" {early} of {len(found)} were called
-before Kubernetes had them as Ready: a server registers when it listens, the readiness probe asks a moment later."""
-    return f"{text}\n{_lossless(seen)} Kubernetes' API has no part in it."
-
-
-def _found(seen: Sequence[Seen]) -> str:
-    found, middle = samples(seen), median(seen)
-    if middle is None:
-        return "No new pod got a call."
-    if found[-1] < 0:
-        return f"Here all of {len(found)} new pods got their first call before they were Ready."
-    return f"Here the median of {len(found)} new pods got its first call {_after(middle)}, the last one {_after(found[-1])}."
-
-
-def _lossless(seen: Sequence[Seen]) -> str:
-    bare = [line for line in seen if not line.step.retries and line.step.act in ("scale up", "scale down", "roll out")]
-    failed, calls = sum(line.failures for line in bare), sum(line.calls for line in bare)
-    return f"Scaling up, down and rolling out, without a retry, cost {failed or 'none'} of {calls} calls."
-
-
-_ABOUT: dict[str, Callable[[Record, Sequence[Seen]], str]] = {
-    "passthrough": _passthrough,
-    "native-dns": _native,
-    "dns": _dns,
-    "kubernetes": _kubernetes,
-    "etcd": _etcd,
-}
+    return table(head, rows)
 
 
 def _push(records: Sequence[Record]) -> str:
@@ -244,7 +145,7 @@ for {pods} pods that came and {sum(change.what == "terminating" and change.role 
 and the sum with the number of clients."""
     return f"""{text}
 
-{_table(("mode", "client may read EndpointSlices", "requests of workloads to the API", "what its watch was told", "in"), rows)}
+{table(("mode", "client may read EndpointSlices", "requests of workloads to the API", "what its watch was told", "in"), rows)}
 
 The requests are those of all accounts outside kube-system on the whole cluster, as the API server counts them, so others may have part in them."""
 
@@ -261,15 +162,17 @@ def _outage(records: Sequence[Record]) -> str:
     rows = []
     for record, line in told:
         back = next(after for after in measure(record) if after.step.act == "start API")
-        late = ["never" if value is None else _late(value) for value in back.found.values()]
-        rows.append((record.mode, f"{line.failures} of {line.calls}", f"{back.failures} of {back.calls}", ", ".join(late)))
+        late = ["never" if value is None else spoken(value) for value in back.found.values()]
+        ready = [change.at - back.step.began for change in record.changes if change.pod in back.found and change.what == "ready"]
+        failed = (f"{step.failures} of {step.calls}" for step in (line, back))
+        rows.append((record.mode, *failed, spoken(max(ready)) if ready else "–", ", ".join(late)))
     seconds = told[0][0].settings["outage"]
     return f"""## When the API server is away
 
 It was stopped for {seconds:g} s. Pods go on, and so does everybody who knows them: a registry that is down never empties a client's set. Changes wait
-for its return; then the servers were scaled up, and new pods' first calls came so long after they were ready:
+for its return; then the servers were scaled up. The cluster's own controllers need a while to notice its return; the last column is the client's part:
 
-{_table(("mode", "failed while it was away", "failed after its return", "first calls of new pods"), rows)}"""
+{table(("mode", "failed while it was away", "failed after its return", "new pods ready after its return", "first calls after that"), rows)}"""
 
 
 def _method(records: Sequence[Record]) -> str:
@@ -288,34 +191,5 @@ differ by less than {clocks * 1000:.1f} ms, the shortest time in which a line of
     return "\n\n".join(lines)
 
 
-def _at(seen: Sequence[Seen], act: Act) -> Seen | None:
-    return next((line for line in seen if line.step.act == act), None)
-
-
-def _late(seconds: float) -> str:
-    return "before" if seconds < 0 else spoken(seconds)
-
-
-def _after(seconds: float) -> str:
-    return "before it was Ready" if seconds < 0 else f"{spoken(seconds)} after it was Ready"
-
-
-def _left(seconds: float) -> str:
-    """Seconds of the log are whole ones."""
-    return "at once" if seconds <= LOG else f"{seconds:.0f} s"
-
-
 def _failed(line: Seen) -> str:
     return "0" if not line.failures else ", ".join(f"{count} {code}" for code, count in line.failed.items())
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
-
-
-LOG = 1.1
-"""Seconds within which a line of the log may still tell of a call that was made before."""

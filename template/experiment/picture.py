@@ -10,8 +10,9 @@ from matplotlib.patches import Rectangle
 from demo.lanes import FAILED, GREY, Lane, Mark, State
 from demo.lanes import draw as draw_lanes
 
-from .measure import Seen, measure, median, numbers, spoken
+from .measure import Seen, measure, median, numbers
 from .record import Act, Record
+from .wording import spoken
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C6BB1", "#999933")
 """In turn, so that a pod has the same one in every mode; after Okabe and Ito, whom colour-blind people can read."""
@@ -49,7 +50,7 @@ def draw(path: Path, record: Record, title: str) -> None:
         Mark("", at, line=False, notes={names[pod]: "no call" if late is None else f"first call {spoken(late)}"})
         for pod, at, late in _became(record, seen)
     ]
-    draw_lanes(path, title, lanes, marks, failed, max(end, times[-1]), width=14, height=0.68)
+    draw_lanes(path, title, lanes, marks, failed, max(end, times[-1]), most=record.rate, width=14, height=0.68)
 
 
 def _became(record: Record, seen: Sequence[Seen]) -> Iterator[tuple[str, float, float | None]]:
@@ -86,6 +87,7 @@ def compare(path: Path, records: Sequence[Record]) -> None:
         axes.set_yticks(range(len(records)), [record.mode for record in records], fontsize=10, fontweight="bold")
         axes.set_ylim(len(records) - 0.5, -0.5)
         axes.spines[:].set_visible(False)
+        axes.tick_params(axis="y", length=0)
     figure.savefig(path, format="png")
     plt.close(figure)
 

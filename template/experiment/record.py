@@ -10,7 +10,7 @@ Role = Literal["server", "client"]
 What = Literal["created", "ready", "not ready", "terminating", "gone"]
 Act = Literal[
     "steady", "scale up", "scale down", "roll out", "retries on", "kill", "restart DNS", "stop API", "start API", "roll out again",
-    "limit age", "scale up again",
+    "other age", "scale up again",
 ]  # fmt: skip
 
 
@@ -77,6 +77,8 @@ class Cost:
 class Record:
     """One mode's run. Times are seconds since the first step began; pods go by their names without what all have in common.
 
+    settings: seconds that matter: the pair's refresh, CoreDNS's dns_ttl, the age of a connection where it is limited, min_ready for which
+    a rollout waits, the outage.
     clocks: the observer's clock and the client's differ by less than this; negative where the client's is ahead.
     skipped: what was not done, and why, by the step's title.   quick: the short story.
     """

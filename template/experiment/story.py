@@ -14,7 +14,7 @@ from .watching import Observer
 START, UP, DOWN, AGAIN = 3, 5, 2, 5
 """How many servers there are at first, then, then, and after the API server's return."""
 AGE = 30.0
-"""Seconds of MaxConnectionAge, in the modes that live by it."""
+"""Seconds of MaxConnectionAge, where it is limited: in native-dns as it is deployed, and in passthrough for a while."""
 STEADY = 10.0
 PAUSE = 5.0
 """Seconds that are watched after a change has had its effect."""
@@ -47,6 +47,11 @@ class Story:
     retries: bool = False
     pods: int = START
 
+    def __post_init__(self) -> None:
+        options = self.options
+        self.settings = {"refresh": options.refresh, "dns_ttl": options.dns_ttl, "age": AGE, "outage": options.outage}
+        self.within = self.mode.within(self.settings)
+
     def run(self) -> Record:
         """All of it. The pair is taken away again, and the API server started, whatever happens. Raises ExperimentError."""
         version, nodes = self.cluster.check()
@@ -55,7 +60,9 @@ class Story:
         try:
             self.cluster.deploy(self.mode.name)
             self.cluster.scale(START)
+            self.cluster.rolled_out("server")
             self.cluster.set("client", CLIENT__RATE=f"{self.options.rate:g}", LOG__FORMAT="json", CLIENT__RETRY__ENABLED="false")
+            self.settings["min_ready"] = self.cluster.min_ready()
             self._observer = Observer(self.cluster)
             try:
                 self._observer.start()
@@ -69,8 +76,8 @@ class Story:
 
     def _plan(self) -> None:
         """Without retries first, which would hide what pods that come and go cost; then with them, and with worse."""
-        quick, found = self.options.quick, self.mode.spread == "all"
-        self._step("steady", "steady", lambda: time.sleep(STEADY / 2 if quick else STEADY))
+        with self._stepping("steady", "steady"):
+            time.sleep(STEADY / 2 if self.options.quick else STEADY)
         self._scale("scale up", UP)
         self._scale("scale down", DOWN)
         self._roll_out("roll out")
@@ -79,16 +86,22 @@ class Story:
             self.cluster.set("client", CLIENT__RETRY__ENABLED="true")
             self._all_answer()
         self._kill()
-        if quick:
+        if self.options.quick:
             return
         self._disturb()
         if self.mode.pushed:
             self._roll_out("roll out again")
-        elif not found:
-            with self._stepping("limit age", f"MaxConnectionAge {AGE:g} s"):
-                self.cluster.set("server", SERVER__MAX_CONNECTION_AGE=f"{AGE:g}s")
-                self._settle()
-            self._scale("scale up again", self.pods + 2, seconds=2 * AGE + self.options.refresh)
+        if self.mode.contrast:
+            self._contrast(self.mode.contrast)
+
+    def _contrast(self, age: str) -> None:
+        """What MaxConnectionAge does, or what its lack does: long enough for it to be seen."""
+        with self._stepping("other age", "no MaxConnectionAge" if age == "none" else f"MaxConnectionAge {age}"):
+            self.cluster.set("server", SERVER__MAX_CONNECTION_AGE=age)
+            self._changed()
+            self._settle()
+        self.within = None
+        self._scale("scale up again", self.pods + 2, seconds=1.5 * AGE)
 
     def _scale(self, act: Act, pods: int, seconds: float = PAUSE) -> None:
         with self._stepping(act, f"{'scale up' if pods > self.pods else 'scale down'} to {pods}"):
@@ -149,7 +162,6 @@ class Story:
 
     def _settle(self, seconds: float = PAUSE) -> None:
         """Until as many pods as wanted are ready, no other is left, and those are called which will be; then some seconds more."""
-        within = self.mode.within({"refresh": self.options.refresh, "dns_ttl": self.options.dns_ttl}) or 0.0
         if not self._observer.wait_for(
             lambda: len(self._observer.ready()) == self.pods and not self._observer.ending(), PATIENCE
         ):
@@ -157,13 +169,13 @@ class Story:
             raise ExperimentError(
                 f"{ready} servers are ready and {ending} are ending after {PATIENCE:.0f} s; there should be {self.pods} and 0"
             )
-        self._observer.wait_for(self._all_heard, within + 2 * PAUSE)
+        if self.within is not None:
+            self._observer.wait_for(self._all_heard, self.within + 2 * PAUSE)
         time.sleep(seconds)
 
     def _all_heard(self) -> bool:
-        """Whether the newest client has heard of all that it will hear of."""
-        heard = list(self._observer.heard.values())[-1]
-        return self.mode.spread != "all" or heard.issuperset(self._observer.ready())
+        """Whether all have answered the newest client."""
+        return list(self._observer.heard.values())[-1].issuperset(self._observer.ready())
 
     def _all_answer(self) -> None:
         """Until one client is left, and whoever is to be called was called. Raises ExperimentError."""
@@ -178,10 +190,6 @@ class Story:
             raise ExperimentError(
                 f"the client was to be answered by {wanted} servers in {PATIENCE:.0f} s; answers: {told or 'none'}"
             )
-
-    def _step(self, act: Act, title: str, watch: Callable[[], None]) -> None:
-        with self._stepping(act, title):
-            watch()
 
     @contextmanager
     def _stepping(self, act: Act, title: str) -> Iterator[None]:
@@ -215,12 +223,7 @@ class Story:
             kubernetes=version,
             nodes=nodes,
             clocks=round(observer.behind, 4),
-            settings={
-                "refresh": self.options.refresh,
-                "dns_ttl": self.options.dns_ttl,
-                "age": AGE,
-                "outage": self.options.outage,
-            },
+            settings=self.settings,
             quick=self.options.quick,
             steps=tuple(
                 replace(
