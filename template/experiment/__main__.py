@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     site = Site(arguments.stop_api, arguments.start_api, arguments.restart_dns)
     options = Options(arguments.rate, arguments.outage, arguments.refresh, arguments.dns_ttl, arguments.quick)
     status, begun = 0, time.monotonic()
+    cluster = Cluster(arguments.project, arguments.namespace)
     for name in arguments.modes:
-        cluster = Cluster(arguments.project, arguments.namespace)
         story = Story(cluster, MODES[name], site, options, _telling(console, name, begun))
         try:
             record = story.run()

@@ -33,6 +33,7 @@ class Cluster:
     def __init__(self, project: str, namespace: str) -> None:
         self.project = project
         self.namespace = namespace
+        self.built = False
 
     def command(self, *arguments: str) -> list[str]:
         """kubectl in this namespace."""
@@ -52,16 +53,15 @@ class Cluster:
         return str(version["gitVersion"]), len(nodes)
 
     def deploy(self, mode: str) -> None:
-        """`make deploy`, and wait until all is ready."""
-        self._make("deploy", f"DISCOVERY={mode}")
+        """`make deploy`, and wait until all is ready. The image is built once."""
+        self._make("deploy", f"DISCOVERY={mode}", *(["BUILD=no"] if self.built else []))
+        self.built = True
         for role in ("server", "client"):
             self.rolled_out(role)
 
     def undeploy(self) -> None:
-        """`make undeploy`, and wait until no pod is left."""
+        """`make undeploy`, which waits until no pod is left."""
         self._make("undeploy")
-        with contextlib.suppress(ExperimentError):  # the namespace itself is gone
-            self.kubectl("wait", "--for=delete", "pod", f"--selector={self.selector}", "--timeout=120s")
 
     @property
     def selector(self) -> str:

@@ -8,6 +8,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 import discovery
 from discovery.target import parse
 
+from ..probes import LIVENESS
 from ..settings import Settings
 from .api import GreeterClient
 
@@ -38,6 +39,7 @@ class Readiness:
                 f"cannot listen on CLIENT__HEALTH_HOST={client.health_host} with CLIENT__HEALTH_PORT={client.health_port}: {error}; choose another"
             ) from None
         await self._health.set(health.OVERALL_HEALTH, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
 
     async def watch(self, greeter: GreeterClient) -> None:

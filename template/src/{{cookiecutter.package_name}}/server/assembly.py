@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from greeter.v1 import greeter_pb2_grpc as rpc
 
 from ..options import server_options
+from ..probes import LIVENESS
 from ..settings import Settings
 from ..telemetry import Telemetry
 from . import servicer
@@ -38,7 +39,7 @@ async def assemble(settings: Settings, telemetry: Telemetry) -> Assembled:
 
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
-    for name in (health.OVERALL_HEALTH, servicer.NAME):
+    for name in (health.OVERALL_HEALTH, servicer.NAME, LIVENESS):
         await healths.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     if settings.server.reflection:

@@ -1,0 +1,179 @@
+"""`python -m deploy COMMAND`: what make's targets of image and deployment do. Variables choose: see site.py, or `make help`."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+
+from . import image, logs, project
+from .kubectl import Kubectl
+from .manifests import CLIENT, NAME, PART_OF, SERVER
+from .pods import ready
+from .rollout import Rollout, labelled, undeploy, wait
+from .site import FOLDER, Refused, Site, need, run, variables
+
+_SERVERS = f"--selector={PART_OF},{NAME}={SERVER}"
+_SIGKILL = """
+import os, pathlib, signal
+for place in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    if b".server\\0" in place.read_bytes():
+        os.kill(int(place.parent.name), signal.SIGKILL)
+"""
+"""In a pod: the server's process, which is not number 1 there."""
+
+
+class Commands:
+    """Each public method is one."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.kubectl = Kubectl(site.namespace)
+
+    def image(self) -> None:
+        """build the image"""
+        image.build(self.site)
+
+    def push(self) -> None:
+        """push it to its registry"""
+        image.push(self.site)
+
+    def load(self) -> None:
+        """load it into a cluster on this machine"""
+        image.load(self.kubectl, self.site)
+
+    def cluster(self) -> None:
+        """start a cluster on this machine"""
+        need("kind", "it makes clusters of containers: https://kind.sigs.k8s.io; any other cluster will do as well, see KUBECONFIG")
+        command = ("kind", "create", "cluster", f"--name={project.SLUG}", f"--config={FOLDER / 'kind.yaml'}")
+        if self.site.dry_run:
+            print("would run: " + " ".join(command))
+        else:
+            run(*command)
+
+    def deploy(self) -> None:
+        """build, deliver, apply, wait, prune"""
+        site, name = self.site, image.name(self.site)
+        self.kubectl.check_cluster()
+        if site.build:
+            image.can_be_delivered(self.kubectl, site)
+        there = self._namespace()
+        rollout = Rollout(self.kubectl, site, name)
+        if there:
+            rollout.look()
+            rollout.check()
+        if site.build:
+            image.build(site)
+            image.deliver(self.kubectl, site)
+        if site.dry_run:
+            print(rollout.render())
+            print("would be applied: the API server has accepted all of it" if there else "would be applied, in a namespace made for it")
+            return
+        print(f"deploying {name} in mode {site.discovery} to the namespace {self.kubectl.own_namespace()}", flush=True)
+        rollout.run()
+        print(f"{project.SLUG} runs; make logs shows who serves, make status its pods")
+
+    def _namespace(self) -> bool:
+        """Make it where it is not there; tells whether it is."""
+        name = self.kubectl.own_namespace()
+        try:
+            if self.kubectl.get("namespace", name):
+                return True
+        except Refused:
+            return True  # one may not ask; the next command will tell
+        if not self.site.dry_run:
+            self.kubectl.call("create", "namespace", name)
+            print(f"namespace {name} made; undeploy leaves it")
+        return not self.site.dry_run
+
+    def undeploy(self) -> None:
+        """delete all of the project"""
+        self.kubectl.check_cluster()
+        if self.site.dry_run:
+            print("\n".join(f"would delete {name}" for name in labelled(self.kubectl)) or "nothing is there")
+        else:
+            undeploy(self.kubectl, self.site.timeout)
+
+    def status(self) -> None:
+        """what is there"""
+        self.kubectl.check_cluster()
+        kinds = "deployments,statefulsets,horizontalpodautoscalers,poddisruptionbudgets,services,endpointslices,pods"
+        shown = self.kubectl.call("get", kinds, f"--selector={PART_OF}", "--output=wide")
+        print(shown or f"nothing of {project.SLUG} is in the namespace {self.kubectl.own_namespace()}; make deploy", end="\n" if not shown else "")
+
+    def logs(self) -> None:
+        """follow all pods"""
+        self.kubectl.check_cluster()
+        logs.follow(self.kubectl)
+
+    def scale(self, count: str) -> None:
+        """change the number of servers"""
+        if not count.isdigit():
+            raise Refused(f"N={count} is no number of servers; write for example make scale N=5")
+        self._change("scale", f"deployment/{SERVER}", f"--replicas={count}")
+
+    def restart(self) -> None:
+        """replace all pods, one after the other"""
+        for name in (SERVER, CLIENT):
+            self._change("rollout", "restart", f"deployment/{name}")
+
+    def _change(self, *arguments: str) -> None:
+        """Something that kubectl does to a Deployment, and its end."""
+        self.kubectl.check_cluster()
+        if self.site.dry_run:
+            print("would run: kubectl " + " ".join(arguments))
+            return
+        print(self.kubectl.call(*arguments), end="", flush=True)
+        wait(self.kubectl, "deployment", arguments[-2 if "--" in arguments[-1] else -1].partition("/")[2], self.site.timeout)
+
+    def kill(self, name: str = "") -> None:
+        """SIGKILL to a server, the oldest that is ready unless a pod is named"""
+        self.kubectl.check_cluster()
+        pods = ready(self.kubectl, _SERVERS)
+        if not pods:
+            raise Refused(f"no server of {project.SLUG} is ready in the namespace {self.kubectl.own_namespace()}; make status shows why")
+        pod = name or pods[0]
+        if pod not in pods:
+            raise Refused(f"POD={pod} is no server that is ready; choose one of {', '.join(pods)}")
+        if self.site.dry_run:
+            print(f"would send SIGKILL to the server in pod {pod}")
+            return
+        self.kubectl.call("exec", pod, "--", "python", "-c", _SIGKILL)
+        print(f"SIGKILL sent to the server in pod {pod}; its container starts again")
+
+    def manifests(self) -> None:
+        """print what would be applied"""
+        print(Rollout(self.kubectl, self.site, image.name(self.site)).render(), end="")
+
+    def diff(self) -> None:
+        """compare it with what is there"""
+        self.kubectl.check_cluster()
+        rollout = Rollout(self.kubectl, self.site, image.name(self.site))
+        rollout.look()
+        arguments = ("diff", "--server-side", "--force-conflicts", "--field-manager=make-deploy", "--filename=-")
+        done = subprocess.run(self.kubectl.command(*arguments), input=rollout.render(), text=True)
+        if done.returncode > 1:
+            raise Refused("kubectl diff has failed; its reason stands above")
+        if done.returncode == 0:
+            print("no difference")
+
+
+def main() -> int:
+    """Status 0, or 1 with a sentence."""
+    known = [name for name in vars(Commands) if not name.startswith("_")]
+    parser = argparse.ArgumentParser(prog="python -m deploy", description=__doc__)
+    parser.add_argument("command", choices=known)
+    parser.add_argument("arguments", nargs="*")
+    given = parser.parse_args()
+    try:
+        command: Callable[..., None] = getattr(Commands(Site.of(variables())), given.command)
+        command(*given.arguments)
+    except Refused as refused:
+        print(f"make {given.command}: {refused}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

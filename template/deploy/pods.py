@@ -1,0 +1,60 @@
+"""What is wrong with pods, in sentences, and which of them serve."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .kubectl import Kubectl
+from .site import Refused
+
+_PULL = (
+    "the image {image} cannot be pulled ({message}); push it (make push), set IMAGE to one that the cluster can pull, or LOAD_IMAGE to the "
+    "command that loads an image into a cluster on this machine"
+)
+WAITING = {
+    "ImagePullBackOff": _PULL,
+    "ErrImageNeverPull": _PULL,
+    "InvalidImageName": "IMAGE={image} is no image's name ({message})",
+    "CreateContainerConfigError": "the pod refers to what is not there: {message}",
+    "CreateContainerError": "the container cannot be made: {message}",
+    "RunContainerError": "the container cannot be run: {message}",
+}
+"""What a container waits for, and will wait for until somebody acts."""
+
+
+def trouble(kubectl: Kubectl, selector: str) -> str:
+    """The first thing that keeps a pod from becoming ready for ever, or nothing."""
+    return next((text for pod in kubectl.get("pods", selector).get("items", []) for text in _troubles(kubectl, pod)), "")
+
+
+def _troubles(kubectl: Kubectl, pod: dict[str, Any]) -> Iterator[str]:
+    name = pod["metadata"]["name"]
+    if "deletionTimestamp" in pod["metadata"]:
+        return
+    for container in pod["status"].get("containerStatuses", []):
+        waiting = container["state"].get("waiting", {})
+        reason, message = waiting.get("reason", ""), " ".join(waiting.get("message", "no message").split())
+        if reason in WAITING:
+            yield f"pod {name}: " + WAITING[reason].format(image=container["image"], message=message)
+        elif reason == "CrashLoopBackOff":
+            ended = container.get("lastState", {}).get("terminated", {})
+            yield f"pod {name} ends again and again, with status {ended.get('exitCode', '?')}: {_last_words(kubectl, name)}"
+
+
+def _last_words(kubectl: Kubectl, pod: str) -> str:
+    """The last line that it has printed."""
+    try:
+        lines = kubectl.call("logs", pod, "--previous", "--tail=5").strip().splitlines()
+    except Refused:
+        lines = []
+    return lines[-1] if lines else "it has printed nothing"
+
+
+def ready(kubectl: Kubectl, selector: str) -> list[str]:
+    """Names of the pods that are ready and stay, the oldest first."""
+    pods = kubectl.get("pods", selector, "--sort-by=.metadata.creationTimestamp").get("items", [])
+    return [
+        pod["metadata"]["name"]
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"]
+        and any(condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"].get("conditions", []))
+    ]

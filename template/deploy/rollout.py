@@ -1,0 +1,141 @@
+"""Brings what is rendered into the cluster, in an order that loses no call, and takes away what the mode before had.
+
+All but the two Deployments only adds: settings have new names, policies add up, one registry stands beside another. Then
+
+- servers roll before clients, because a registry must hold them before anybody looks there;
+- but clients before servers where the servers would leave a registry (etcd) that the old clients still read;
+- servers roll at the slower of the old and the new mode's pace, because old clients may be slow to see new servers;
+- at last, everything of the project that is no longer wanted goes.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from .kubectl import Kubectl
+from .manifests import CLIENT, MODE, NAME, PART_OF, SERVER, render
+from .pods import trouble
+from .site import Refused, Site
+
+KINDS = (
+    "deployments,statefulsets,services,configmaps,serviceaccounts,roles,rolebindings,"
+    "poddisruptionbudgets,networkpolicies,horizontalpodautoscalers"
+)
+"""All kinds that an overlay or a component may have; what owns other objects takes these with it."""
+
+REGISTERING = ("etcd", "etcd-external")
+"""Modes in which servers register themselves."""
+
+
+@dataclass
+class Rollout:
+    """One deployment to come. living: the Deployments that are there, by name."""
+
+    kubectl: Kubectl
+    site: Site
+    image: str
+    living: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """Read what is there."""
+        found = self.kubectl.get("deployments", f"--selector={PART_OF}")
+        self.living = {item["metadata"]["name"]: item for item in found.get("items", [])}
+
+    def render(self, *, last: bool = True) -> str:
+        """What to apply; at the last with the mode's own pace."""
+        counts = {name: int(item["spec"]["replicas"]) for name, item in self.living.items() if name in (SERVER, CLIENT)}
+        pace = 0 if last else int(self.living.get(SERVER, {}).get("spec", {}).get("minReadySeconds", 0))
+        wanted = render(self.kubectl, self.site, self.image, counts)
+        own = next((int(line.split(":")[1]) for line in wanted.splitlines() if line.startswith("  minReadySeconds:")), 0)
+        return wanted if pace <= own else render(self.kubectl, self.site, self.image, counts, pace)
+
+    def check(self) -> None:
+        """Raises Refused for what the API server would refuse: a mistake in a manifest, a right that is missing."""
+        self._apply(self.render(), "--dry-run=server")
+
+    def run(self) -> None:
+        """Apply, wait, prune. Raises Refused where pods do not become ready; the old ones then go on."""
+        first, then = self._order()
+        manifests = self.render(last=False)
+        self._apply(manifests, f"--selector={NAME} notin ({SERVER},{CLIENT})")
+        self.wait("statefulset")
+        for name in (first, then):
+            self._apply(manifests, f"--selector={NAME}={name}")
+            self.wait("deployment", name)
+        wanted = self._apply(self.render())
+        for name in self.unwanted(wanted):
+            print(f"no longer needed: {name}", flush=True)
+            self.kubectl.call("delete", name, "--ignore-not-found", "--wait=false")
+
+    def _order(self) -> tuple[str, str]:
+        before = self.living.get(SERVER, {}).get("metadata", {}).get("annotations", {}).get(MODE, "")
+        leaves = before in REGISTERING and self.site.discovery not in REGISTERING
+        return (CLIENT, SERVER) if leaves else (SERVER, CLIENT)
+
+    def _apply(self, manifests: str, *arguments: str) -> list[str]:
+        """Names of what was applied."""
+        who = ("--server-side", "--force-conflicts", "--field-manager=make-deploy", "--output=name")
+        return self.kubectl.call("apply", "--filename=-", *who, *arguments, given=manifests).split()
+
+    def unwanted(self, wanted: list[str]) -> list[str]:
+        """What bears the project's label and is not wanted."""
+        return [name for name in labelled(self.kubectl) if name not in wanted]
+
+    def wait(self, kind: str, name: str = "") -> None:
+        """Until all pods are new and ready."""
+        wait(self.kubectl, kind, name, self.site.timeout)
+
+
+def labelled(kubectl: Kubectl, kinds: str = KINDS) -> list[str]:
+    """All objects of the project, as kind.group/name. Kinds that one may not even list are none of ours."""
+    try:
+        return kubectl.call("get", kinds, f"--selector={PART_OF}", "--output=name").split()
+    except Refused:
+        if "," not in kinds:
+            return []
+        return [name for kind in kinds.split(",") for name in labelled(kubectl, kind)]
+
+
+def wait(kubectl: Kubectl, kind: str, name: str, seconds: float) -> None:
+    """Until every Deployment or StatefulSet (of this name) has only new pods, all ready. Raises Refused as soon as one cannot."""
+    selector = f"--selector={PART_OF}" + (f",{NAME}={name}" if name else "")
+    until, told = time.monotonic() + seconds, ""
+    while waiting := [text for item in kubectl.get(kind, selector).get("items", []) if (text := _lacking(item))]:
+        if (text := "; ".join(waiting)) != told:
+            print(told := text, flush=True)
+        if problem := trouble(kubectl, selector):
+            raise Refused(problem)
+        if time.monotonic() > until:
+            raise Refused(f"{text}: not more within TIMEOUT={seconds:g} seconds; make status shows the pods")
+        time.sleep(0.5)
+
+
+def _lacking(item: dict[str, Any]) -> str:
+    """What a Deployment or StatefulSet still waits for; nothing if it is done."""
+    wanted, status, name = int(item["spec"].get("replicas", 1)), item.get("status", {}), item["metadata"]["name"]
+    if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
+        return f"{name}: waiting for the controller"
+    total, new, ready = (int(status.get(key, 0)) for key in ("replicas", "updatedReplicas", "readyReplicas"))
+    if item["kind"] == "StatefulSet" and status.get("currentRevision") == status.get("updateRevision"):
+        new = total  # it counts only what an update has replaced
+    for condition in status.get("conditions", []):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            raise Refused(f"{name} cannot make its pods: {condition['message']}")
+    if total == new == ready == wanted:
+        return ""
+    return f"{name}: {new} of {wanted} new, {ready} ready" + (f", {total - new} old" if total > new else "")
+
+
+def undeploy(kubectl: Kubectl, seconds: float) -> None:
+    """Delete all of it, and wait until it, its pods included, is gone."""
+    found = labelled(kubectl)
+    # Callers first, or they would complain.
+    for name in sorted(found, key=lambda name: not name.endswith(f"/{CLIENT}")):
+        print(f"delete {name}", flush=True)
+    if found:
+        kubectl.call("delete", *found, "--ignore-not-found", "--wait=false")
+    until = time.monotonic() + seconds
+    while left := labelled(kubectl, KINDS + ",pods,replicasets,endpointslices"):
+        if time.monotonic() > until:
+            raise Refused(f"still there after TIMEOUT={seconds:g} seconds: {', '.join(left)}")
+        time.sleep(0.5)
