@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 MODE ?= $(or $(DISCOVERY),dns)
+RESULTS ?= $(if $(QUICK),build/experiment-results,docs/experiment-on-a-cluster)
 
 bin = $(VENV)/bin
 installed = $(VENV)/installed
@@ -10,7 +11,7 @@ pytest = $(bin)/python -m pytest -c pyproject.toml
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster conformance lint format bench stress fuzz wire lock docs check clean
+.PHONY: help demo test test-cluster conformance lint format bench experiment stress fuzz wire lock docs check clean
 
 ##@ See it
 demo: $(installed) ## bake the default project and run its demo (MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
@@ -59,6 +60,11 @@ clean: ## remove what make has made
 ##@ Measure
 bench: $(installed) ## cost and speed, as ratios to peers in the same run (build/benchmarks.json)
 	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks
+
+experiment: $(installed) ## bake the default project and run its experiment on the cluster (MODES= QUICK=1 STOP_API= START_API= RESTART_DNS=)
+	@rm -rf build/experiment
+	@$(bin)/python -m tests.bake build/experiment >&2
+	@$(MAKE) --no-print-directory -C build/experiment/greeter-pair experiment RESULTS=$(abspath $(RESULTS)) VENV=$(abspath build/venv)
 
 stress: $(installed) ## the long runs: many endpoints, five minutes of changes, exits, 2,000 channels
 	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks stress

@@ -11,12 +11,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 try:
     from rich.console import Console
 
+    from .arguments import number
     from .judgement import SLACK, judge
     from .modes import MODES
     from .picture import draw
@@ -72,13 +72,13 @@ def main() -> None:
         epilog="Settings of the pair apply, so CLIENT__RETRY__ENABLED=false with --rate 1000 shows what retries are for.",
     )
     parser.add_argument("--mode", choices=list(MODES), default="dns", help="how the client learns who serves (dns)")
-    parser.add_argument("--rate", type=_number(1, 2000), default=200.0, help="calls a second (200)")
+    parser.add_argument("--rate", type=number(1, 2000), default=200.0, help="calls a second (200)")
     parser.add_argument(
-        "--seconds-per-step", type=_number(0.5, 600), default=7.0, help="how long each of the five steps is watched (7)"
+        "--seconds-per-step", type=number(0.5, 600), default=7.0, help="how long each of the five steps is watched (7)"
     )
     parser.add_argument(
         "--slack",
-        type=_number(0, 60),
+        type=number(0, 60),
         default=SLACK,
         help=f"seconds that a first call may be late; more on a busy machine ({SLACK:g})",
     )
@@ -98,18 +98,6 @@ def main() -> None:
     except (KeyboardInterrupt, asyncio.CancelledError):  # the first, where the loop does not run yet
         raise SystemExit(130) from None
     raise SystemExit(0 if held else 1)
-
-
-def _number(least: float, most: float) -> Callable[[str], float]:
-    """An argument's type: a number between two bounds."""
-
-    def read(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if least <= float(text) <= most:
-                return float(text)
-        raise argparse.ArgumentTypeError(f"{text} is no number from {least:g} to {most:g}")
-
-    return read
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from .modes import Promise
-from .summary import Seen, Verdict
+from .summary import Seen
+from .verdict import Verdict
 
 SLACK = 0.05
 """Seconds that a new server's first call may come later than the registry allows: what gRPC and a connection take."""

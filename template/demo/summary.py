@@ -9,6 +9,7 @@ from typing import Any
 
 from .pair import Result
 from .story import Step
+from .verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,6 @@ class Seen:
         0 where the client was faster than the demo's own look at the registry."""
         moment = (self.first if self.step.adds else self.last).get(self.step.server)
         return None if moment is None or self.step.changed is None else max(0.0, moment - self.step.changed)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """About one step. note: what was seen and why, where that needs a word.   broken: what was not as promised, else empty."""
-
-    note: str = ""
-    broken: str = ""
 
 
 def measure(steps: Sequence[Step], results: Sequence[Result]) -> list[Seen]:

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .story import PLAN, Story
-from .summary import Seen, Verdict
+from .summary import Seen
+from .verdict import Verdict
 
 COLOURS = {"server-1": "#0072B2", "server-2": "#E69F00", "server-3": "#009E73", "server-4": "#CC79A7"}
 """Okabe and Ito's, which colour-blind people can tell apart; the picture uses the same."""

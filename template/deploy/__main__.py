@@ -125,17 +125,20 @@ class Commands:
         print(self.kubectl.call(*arguments), end="", flush=True)
         wait(self.kubectl, "deployment", arguments[-2 if "--" in arguments[-1] else -1].partition("/")[2], self.site.timeout)
 
-    def kill(self) -> None:
-        """SIGKILL to the oldest ready server"""
+    def kill(self, name: str = "") -> None:
+        """SIGKILL to a server, the oldest that is ready unless a pod is named"""
         self.kubectl.check_cluster()
         pods = ready(self.kubectl, _SERVERS)
         if not pods:
             raise Refused(f"no server of {project.SLUG} is ready in the namespace {self.kubectl.own_namespace()}; make status shows why")
+        pod = name or pods[0]
+        if pod not in pods:
+            raise Refused(f"POD={pod} is no server that is ready; choose one of {', '.join(pods)}")
         if self.site.dry_run:
-            print(f"would send SIGKILL to the server in pod {pods[0]}")
+            print(f"would send SIGKILL to the server in pod {pod}")
             return
-        self.kubectl.call("exec", pods[0], "--", "python", "-c", _SIGKILL)
-        print(f"SIGKILL sent to the server in pod {pods[0]}; its container starts again")
+        self.kubectl.call("exec", pod, "--", "python", "-c", _SIGKILL)
+        print(f"SIGKILL sent to the server in pod {pod}; its container starts again")
 
     def manifests(self) -> None:
         """print what would be applied"""

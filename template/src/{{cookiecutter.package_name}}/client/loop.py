@@ -1,4 +1,5 @@
-"""Calls at a steady rate, and once a second a line that says who served, how many, errors and latency."""
+"""Calls at a steady rate, and once a second a line that says who served, how many, errors and latency; one at a new server's
+first answer, too, so that logs tell to the millisecond when it was found."""
 
 import asyncio
 import logging
@@ -15,6 +16,9 @@ from .api import GreeterClient
 from .troubles import Troubles
 
 logger = logging.getLogger(__name__)
+
+FORGOTTEN = 600.0
+"""Seconds of silence after which a server that answers is new again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Loop:
         self._calls: set[asyncio.Task[None]] = set()
         self._skipped = 0
         self._troubles = Troubles(client.tls)
+        self._heard: dict[str, float] = {}  # when each server last answered
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Call until `stopping` is set; then wait for the calls under way, each of which has its deadline."""
@@ -68,7 +73,12 @@ class Loop:
         except grpc.aio.AioRpcError as error:
             server, code = "", error.code().name
             self._troubles.failed(code, error.details() or "")
-        result = Result(started, time.monotonic() - started, server, code)
+        ended = time.monotonic()
+        if server:
+            if server not in self._heard:
+                logger.info("first answer from %s", server, extra={"first": server})
+            self._heard[server] = ended
+        result = Result(started, ended - started, server, code)
         self._results.append(result)
         if self._on_result is not None:
             self._on_result(result)
@@ -81,6 +91,7 @@ class Loop:
     def _log(self) -> None:
         results, self._results = self._results, []
         skipped, self._skipped = self._skipped, 0
+        self._heard = {server: at for server, at in self._heard.items() if at > time.monotonic() - FORGOTTEN}
         if not results and not skipped:
             return
         served = Counter(result.server for result in results if result.server)

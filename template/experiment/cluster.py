@@ -1,0 +1,163 @@
+"""The pair on the cluster, through the project's own make targets and kubectl: deploy it, change it, break it."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PATIENCE = 180.0
+"""Seconds that anything on the cluster may take."""
+
+
+class ExperimentError(Exception):
+    """The experiment cannot go on; the text says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is particular to a place: shell commands that disturb the cluster's own parts. Empty is not done here."""
+
+    stop_api: str = ""
+    start_api: str = ""
+    restart_dns: str = ""
+
+
+class Cluster:
+    """One project's pair in one namespace of the current KUBECONFIG."""
+
+    def __init__(self, project: str, namespace: str) -> None:
+        self.project = project
+        self.namespace = namespace
+        self.built = False
+
+    def command(self, *arguments: str) -> list[str]:
+        """kubectl in this namespace."""
+        return ["kubectl", f"--namespace={self.namespace}", *arguments]
+
+    def kubectl(self, *arguments: str, timeout: float = PATIENCE) -> str:
+        """What it prints. Raises ExperimentError."""
+        return _run(self.command(*arguments), timeout)
+
+    def check(self) -> tuple[str, int]:
+        """The cluster's version, and how many nodes it has. Raises ExperimentError where there is none."""
+        for tool in ("kubectl", "make"):
+            if shutil.which(tool) is None:
+                raise ExperimentError(f"{tool} is not on PATH; install it")
+        version = json.loads(self.kubectl("get", "--raw", "/version", "--request-timeout=10s", timeout=20))
+        nodes = self.kubectl("get", "nodes", "--output=name").split()
+        return str(version["gitVersion"]), len(nodes)
+
+    def deploy(self, mode: str) -> None:
+        """`make deploy`, and wait until all is ready. The image is built once."""
+        self._make("deploy", f"DISCOVERY={mode}", *(["BUILD=no"] if self.built else []))
+        self.built = True
+        for role in ("server", "client"):
+            self.rolled_out(role)
+
+    def undeploy(self) -> None:
+        """`make undeploy`, which waits until no pod is left."""
+        self._make("undeploy")
+
+    @property
+    def selector(self) -> str:
+        return f"app.kubernetes.io/part-of={self.project}"
+
+    def scale(self, pods: int) -> None:
+        """The servers. Comes back at once."""
+        self.kubectl("scale", f"deployment/{self.project}-server", f"--replicas={pods}")
+
+    def roll_out(self) -> None:
+        """A new version of the servers. Comes back when all are new."""
+        self.kubectl("rollout", "restart", f"deployment/{self.project}-server")
+        self.rolled_out("server")
+
+    def set(self, role: str, **settings: str) -> None:
+        """Change settings of the server or the client, which rolls it out. Comes back when that is done."""
+        pairs = [f"{name}={value}" for name, value in settings.items()]
+        self.kubectl("set", "env", f"deployment/{self.project}-{role}", *pairs)
+        self.rolled_out(role)
+
+    def rolled_out(self, role: str) -> None:
+        """Wait until all pods are new and ready."""
+        self.kubectl("rollout", "status", f"deployment/{self.project}-{role}", f"--timeout={PATIENCE:.0f}s", timeout=2 * PATIENCE)
+
+    def kill(self, pod: str) -> None:
+        """SIGKILL to a server's process."""
+        self._make("kill", f"POD={pod}")
+
+    def min_ready(self) -> float:
+        """For how many seconds a new pod must be ready before an old one is told to end."""
+        return float(self.kubectl("get", f"deployment/{self.project}-server", "--output=jsonpath={.spec.minReadySeconds}") or 0)
+
+    def may_read_slices(self) -> bool | None:
+        """Whether the client's account may list EndpointSlices; None where one may not ask."""
+        account = self.kubectl(
+            "get", f"deployment/{self.project}-client", "--output=jsonpath={.spec.template.spec.serviceAccountName}"
+        )
+        who = f"system:serviceaccount:{self.namespace}:{account or 'default'}"
+        done = subprocess.run(
+            self.command("auth", "can-i", "list", "endpointslices.discovery.k8s.io", f"--as={who}"),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return {"yes": True, "no": False}.get(done.stdout.strip())
+
+    def requests(self) -> int | None:
+        """Requests that the API server has taken from service accounts outside kube-system since it started; None where one may
+        not see its metrics."""
+        with contextlib.suppress(ExperimentError):
+            return requests_in(self.kubectl("get", "--raw", "/metrics"))
+        return None
+
+    def answers(self) -> bool:
+        """Whether the API server does, at once."""
+        with contextlib.suppress(ExperimentError):
+            return self.kubectl("get", "--raw", "/readyz", "--request-timeout=2s", timeout=5) == "ok"
+        return False
+
+    def wait_until(self, answers: bool) -> None:
+        """The API server does, or does not. Raises ExperimentError where it takes too long."""
+        end = time.monotonic() + PATIENCE
+        while self.answers() is not answers:
+            if time.monotonic() > end:
+                raise ExperimentError(
+                    f"the API server {'does not answer' if answers else 'still answers'} after {PATIENCE:.0f} s"
+                )
+            time.sleep(0.2)
+
+    def _make(self, target: str, *variables: str) -> None:
+        _run([os.environ.get("MAKE", "make"), "--no-print-directory", target, f"NAMESPACE={self.namespace}", *variables], 600)
+
+
+def disturb(command: str) -> None:
+    """A command of the site's. Raises ExperimentError."""
+    _run(["sh", "-c", command], PATIENCE)
+
+
+def requests_in(metrics: str) -> int:
+    """The number in the API server's metrics."""
+    found = re.findall(
+        r'^apiserver_flowcontrol_dispatched_requests_total\{[^}]*flow_schema="service-accounts"[^}]*\} (\S+)$',
+        metrics,
+        re.MULTILINE,
+    )
+    return round(sum(map(float, found)))
+
+
+def _run(command: Sequence[str], timeout: float) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise ExperimentError(f"`{' '.join(command)}` did not end within {timeout:.0f} s") from None
+    except OSError as error:
+        raise ExperimentError(f"`{command[0]}` cannot be run: {error}") from None
+    if done.returncode:
+        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise ExperimentError(f"`{' '.join(command)}` failed: {'; '.join(said[-4:]) or f'status {done.returncode}'}")
+    return done.stdout
