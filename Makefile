@@ -63,9 +63,8 @@ bench: $(installed) ## cost and speed, as ratios to peers in the same run (build
 stress: $(installed) ## the long runs: many endpoints, five minutes of changes, exits, 2,000 channels
 	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks stress
 
-fuzz: $(installed) ## 100,000 inputs each for targets, etcd's values, EndpointSlices and kept files (EXAMPLES=)
-	@HYPOTHESIS_EXAMPLES=$(or $(EXAMPLES),100000) $(pytest) -q template/src/discovery/tests \
-		-k "any_text or any_bytes or any_json or no_json or order_of_slices or damaged_file"
+fuzz: $(installed) ## 100,000 inputs each for targets, etcd's values, EndpointSlices, kept files, settings (EXAMPLES=, GRAMMAR=)
+	@PYTHONPATH=template/src $(bin)/python -B -m fuzz $(GRAMMAR) --inputs $(or $(EXAMPLES),100000)
 
 $(installed): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' on PATH; install Python 3.11 or newer, or say make PYTHON=/path/to/python3" >&2; exit 1; }
