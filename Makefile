@@ -60,8 +60,8 @@ clean: ## remove what make has made
 bench: $(installed) ## cost and speed, as ratios to peers in the same run (build/benchmarks.json)
 	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks
 
-stress: $(installed) ## the long runs: many endpoints, five minutes of changes, exits, 2,000 channels
-	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks stress
+stress: $(installed) ## the long runs: many endpoints, ten minutes of changes (SECONDS=600), exits, 2,000 channels
+	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks stress --seconds $(or $(SECONDS),600)
 
 fuzz: $(installed) ## 100,000 inputs each for targets, etcd's values, EndpointSlices, kept files, settings (EXAMPLES=, GRAMMAR=)
 	@PYTHONPATH=template/src $(bin)/python -B -m fuzz $(GRAMMAR) --inputs $(or $(EXAMPLES),100000)
