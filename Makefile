@@ -66,12 +66,11 @@ experiment: $(installed) ## bake the default project and run its experiment on t
 	@$(bin)/python -m tests.bake build/experiment >&2
 	@$(MAKE) --no-print-directory -C build/experiment/greeter-pair experiment RESULTS=$(abspath $(RESULTS)) VENV=$(abspath build/venv)
 
-stress: $(installed) ## the long runs: many endpoints, five minutes of changes, exits, 2,000 channels
-	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks stress
+stress: $(installed) ## the long runs: many endpoints, ten minutes of changes (SECONDS=600), exits, 2,000 channels
+	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks stress --seconds $(or $(SECONDS),600)
 
-fuzz: $(installed) ## 100,000 inputs each for targets, etcd's values, EndpointSlices and kept files (EXAMPLES=)
-	@HYPOTHESIS_EXAMPLES=$(or $(EXAMPLES),100000) $(pytest) -q template/src/discovery/tests \
-		-k "any_text or any_bytes or any_json or no_json or order_of_slices or damaged_file"
+fuzz: $(installed) ## 100,000 inputs each for targets, etcd's values, EndpointSlices, kept files, settings (EXAMPLES=, GRAMMAR=)
+	@PYTHONPATH=template/src $(bin)/python -B -m fuzz $(GRAMMAR) --inputs $(or $(EXAMPLES),100000)
 
 $(installed): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' on PATH; install Python 3.11 or newer, or say make PYTHON=/path/to/python3" >&2; exit 1; }

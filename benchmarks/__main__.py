@@ -1,6 +1,7 @@
-"""`python -m benchmarks`: the table, and the same as JSON. `python -m benchmarks stress`: the long runs."""
+"""`python -m benchmarks [PART]`: the table, and the same as JSON; the part `stress` is the long runs."""
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import grpc
 
-from . import cpu_per_rpc, first_rpc, registries, server_interceptors, stress, update_cost, zones
-from .report import Row, as_json, table
+from . import client_process, cpu_per_rpc, first_rpc, registries, rolling_restart, server_interceptors, stress, update_cost, zones
+from .report import Row, as_json, from_json, table
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "cpu": cpu_per_rpc.measure,
@@ -20,42 +21,69 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "server": server_interceptors.measure,
     "registries": registries.measure,
     "zones": zones.measure,
+    "client": client_process.measure,
+    "rolling": rolling_restart.measure,
 }
 
 
 _HEAD = """# Measurements
 
-What discovery costs and how fast it is, beside a peer in the same run where there is one. This page is written by
-`python -m benchmarks --page docs/benchmarks.md`; `make bench` prints the same for your machine, `make stress` makes the long runs.
+What discovery costs, how fast it is and what it withstands, beside a peer in the same run where there is one. `make bench` measures
+the same on your machine, `make stress` makes the long runs; both keep their figures in `build/benchmarks.json`, from which
+`--page docs/benchmarks.md` writes this page.
 An update swaps one endpoint. Goals are promises; a missed one is shown as it is.
 """
 
 
+def _stress(seconds: float) -> Iterator[Row]:
+    """The long runs, each told when it has ended."""
+    for outcome in stress.run(seconds):
+        print(
+            f"{'held  ' if outcome.held else 'BROKEN'}  {outcome.promise} {' '.join(outcome.wrong[:3])}",
+            file=sys.stderr,
+            flush=True,
+        )
+        yield from outcome.rows
+
+
 def main() -> int:
-    """Status 1 where a long run failed; a missed goal is shown, not punished: this machine may be busy."""
+    """Status 1 where a long run failed; a missed goal of another part is shown, not punished: this machine may be busy."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("part", nargs="?", choices=[*PARTS, "stress"], help="only this one")
-    parser.add_argument("--seconds", type=float, default=300.0, help="how long the run with changes takes (300)")
-    parser.add_argument("--json", type=Path, default=Path("build/benchmarks.json"), help="where the figures go")
-    parser.add_argument("--page", type=Path, help="write the table as a page of the documentation, such as docs/benchmarks.md")
+    parser.add_argument("part", nargs="?", choices=[*PARTS, "stress"], help="only this one; by itself, all but stress")
+    parser.add_argument("--seconds", type=float, default=600.0, help="how long stress goes on changing a set (600)")
+    parser.add_argument(
+        "--json", type=Path, default=Path("build/benchmarks.json"), help="where the figures go, beside those of other parts"
+    )
+    parser.add_argument(
+        "--page", type=Path, help="write all that is there as a page of the documentation, such as docs/benchmarks.md"
+    )
     arguments = parser.parse_args()
-    if arguments.part == "stress":
-        failed = 0
-        for promise, held, figures in stress.run(arguments.seconds):
-            print(f"{'held  ' if held else 'BROKEN'}  {promise}\n        {figures}", flush=True)
-            failed += not held
-        return 1 if failed else 0
-    rows: list[Row] = []
+    parts: dict[str, Callable[[], Iterator[Row]]] = {**PARTS, "stress": functools.partial(_stress, arguments.seconds)}
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, grpcio {grpc.__version__}"
+    kept = _kept(arguments.json, machine)
+    measured: list[Row] = []
     for name in [arguments.part] if arguments.part else PARTS:
         print(f"measuring: {name}", file=sys.stderr, flush=True)
-        rows += PARTS[name]()
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, grpcio {grpc.__version__}"
-    print("\n".join([machine, "", *table(rows)]))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps({"machine": machine, "rows": as_json(rows)}, indent=2) + "\n")
+        kept[name] = list(parts[name]())
+        measured += kept[name]
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        content = {"machine": machine, "parts": {part: as_json(kept[part]) for part in parts if part in kept}}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    print("\n".join([machine, "", *table(measured)]))
     if arguments.page:
-        arguments.page.write_text("\n".join([_HEAD, machine + ".", "", *table(rows), ""]))
-    return 0
+        everything = [each for part in parts for each in kept.get(part, ())]
+        arguments.page.write_text("\n".join([_HEAD, machine + ".", "", *table(everything), ""]))
+    return 1 if arguments.part == "stress" and any(each.met is False for each in measured) else 0
+
+
+def _kept(path: Path, machine: str) -> dict[str, list[Row]]:
+    """What other runs on the same machine have measured, by part."""
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text())
+    if content["machine"] != machine or "parts" not in content:
+        return {}
+    return {part: from_json(rows) for part, rows in content["parts"].items()}
 
 
 if __name__ == "__main__":

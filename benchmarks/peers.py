@@ -18,6 +18,10 @@ import grpc, grpc.aio
 async def say(request, context):
     return NAME
 
+async def watch(request, context):  # grpc.health.v1: SERVING, for as long as the server lives
+    yield bytes([8, 1])
+    await asyncio.Event().wait()
+
 async def main():
     global NAME
     NAME = sys.argv[1].encode()
@@ -26,6 +30,8 @@ async def main():
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *unlimited])
     handler = grpc.unary_unary_rpc_method_handler(say)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"Say": handler}),))
+    health = {"Watch": grpc.unary_stream_rpc_method_handler(watch)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),))
     print(server.add_insecure_port("0.0.0.0:0"), flush=True)
     await server.start()
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,8 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 def as_json(rows: Sequence[Row]) -> list[dict[str, object]]:
     """For machines."""
     return [{**asdict(each), "met": each.met} for each in rows]
+
+
+def from_json(rows: Sequence[dict[str, Any]]) -> list[Row]:
+    """What `as_json` has made."""
+    return [Row(**{name: value for name, value in each.items() if name != "met"}) for each in rows]

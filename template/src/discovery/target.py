@@ -73,8 +73,7 @@ def parse(text: str) -> Target:
     """Read a target. Raises TargetError with the reason and an example for anything that cannot be meant."""
     if not isinstance(text, str) or not text.strip():
         raise TargetError("the target is empty; write for example kubernetes:///service.namespace:grpc")
-    if any(character.isspace() or not character.isprintable() for character in text):
-        raise TargetError(f"target {text!r} holds a space or a character that cannot be printed")
+    _check_characters(text, text)
     if len(parts := _SEVERAL.split(text)) > 1:
         choices = tuple(parse(part) for part in parts)
         for choice in choices:
@@ -93,11 +92,18 @@ def parse(text: str) -> Target:
     return _READERS[scheme](text, scheme, match[2])
 
 
+def _check_characters(text: str, part: str) -> None:
+    """What is written as %0A would still break :authority."""
+    if any(character.isspace() or not character.isprintable() for character in part):
+        raise TargetError(f"target {text!r} holds a space or a character that cannot be printed")
+
+
 def _path(text: str, scheme: str, rest: str, example: str) -> str:
     """What follows `scheme:///`; an authority between the slashes has no meaning for our schemes."""
     if not rest.startswith("///"):
         raise TargetError(f"target '{text}': write three slashes after the scheme, as in {example}")
     path = unquote(rest[3:])
+    _check_characters(text, path)
     if not path:
         raise TargetError(f"target '{text}' names nothing; write for example {example}")
     if "?" in path or "#" in path:

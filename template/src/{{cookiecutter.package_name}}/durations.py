@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
@@ -27,5 +27,7 @@ def text(value: float) -> str:
     return f"{value:g}s" if value >= 1 or not value else f"{value * 1000:g}ms"
 
 
-Duration = Annotated[float, BeforeValidator(seconds), PlainSerializer(text, return_type=str)]
+Duration = Annotated[
+    float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False), PlainSerializer(text, return_type=str)
+]
 """Seconds, read from any of the forms above and shown in the shortest."""

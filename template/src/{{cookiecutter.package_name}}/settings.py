@@ -18,6 +18,8 @@ from .durations import Duration
 
 Positive = Annotated[Duration, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+"""gRPC holds its arguments, and twice some of them, in 32 bits."""
 
 
 class Section(BaseModel):
@@ -63,15 +65,15 @@ class Server(Section):
     """Offer the channelz service, which tells of connections and calls. none is yes, but no with TLS__MODE=mtls."""
     max_concurrent_rpcs: Annotated[int, Field(ge=1)] | None = 1000
     """Calls of the service at one time; more are refused with RESOURCE_EXHAUSTED, health checks are not. none is without limit."""
-    max_connections: Annotated[int, Field(ge=1)] | None = 4096
+    max_connections: Count | None = 4096
     """Connections at one time, probes included; more are closed at once. none is without limit."""
-    max_concurrent_streams: Annotated[int, Field(ge=1)] | None = None
+    max_concurrent_streams: Count | None = None
     """Calls at one time on one connection; needs overload_protection off, or gRPC refuses instead of queueing."""
     overload_protection: bool = True
     """gRPC's own protection, which refuses streams above max_concurrent_streams."""
-    max_message_bytes: Annotated[int, Field(ge=1)] = 4 * 1024 * 1024
+    max_message_bytes: Count = 4 * 1024 * 1024
     """The largest request that is read."""
-    max_metadata_bytes: Annotated[int, Field(ge=256)] = 16 * 1024
+    max_metadata_bytes: Annotated[Count, Field(ge=256)] = 16 * 1024
     """The largest set of headers that is read."""
     handshake_timeout: Positive = 10.0
     """How long a new connection may take to be set up."""
@@ -92,7 +94,7 @@ class ClientKeepalive(Section):
     """A ping that is not answered within this time ends the connection; a frozen server is noticed after both together."""
     permit_without_calls: bool = True
     """Whether to ping while there is no call."""
-    max_pings_without_data: Annotated[int, Field(ge=0)] = 0
+    max_pings_without_data: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Pings between two calls; 0 is without limit, 2 is gRPC's default."""
 
 
@@ -109,7 +111,7 @@ class Retry(Section):
     """On which status codes; CANCELLED only where calls may be made twice."""
     max_tokens: Annotated[int, Field(ge=1, le=1000)] = 100
     """Retry throttle: every failed call takes a token; below half of this there are no retries."""
-    token_ratio: Annotated[float, Field(gt=0)] = 0.1
+    token_ratio: Annotated[float, Field(gt=0, le=1000)] = 0.1
     """Retry throttle: what a successful call gives back."""
 
 

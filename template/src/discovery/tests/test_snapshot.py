@@ -70,7 +70,7 @@ def test_host_and_port_are_split(text: str, expected: tuple[str, int]) -> None:
     assert parse_authority(text) == expected
 
 
-@given(st.text())
+@given(st.text() | st.text(st.sampled_from(":[]%.-+_ \n019a\u0661\ud800")))
 def test_any_text_is_host_and_port_or_a_value_error(text: str) -> None:
     """No other exception."""
     try:

@@ -1,13 +1,15 @@
 """target.py: the grammar, as a table and as a property."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ..errors import TargetError
 from ..target import GRPC_OWN, OURS, Target, parse
 
 SCHEMES = [*OURS, *GRPC_OWN]
+near = st.text(st.sampled_from(":/.,[]%?#@_-+ \t\n019aZ\u0661\u00e9\ud800")) | st.text()
+"""Text of what the grammar gives a meaning, and any other."""
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,7 @@ def test_what_grpc_knows_keeps_grpcs_meaning(text: str) -> None:
         ("static:///::1:80", "in brackets"),
         ("consul:///x", "scheme 'consul' is unknown; there are dns, dns-poll"),
         ("kubernetes:///a b", "holds a space"),
+        ("etcd:///a%0Ab", "holds a space"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_reason(text: str, sentence: str) -> None:
@@ -78,10 +81,12 @@ def test_what_cannot_be_meant_is_refused_with_the_reason(text: str, sentence: st
 
 @given(
     st.one_of(
-        st.text(),
-        st.builds("{}:{}{}".format, st.sampled_from(SCHEMES), st.sampled_from(["", "/", "//", "///", "////"]), st.text()),
+        near,
+        st.builds("{}:{}{}".format, st.sampled_from(SCHEMES), st.sampled_from(["", "/", "//", "///", "////"]), near),
     )
 )
+@example("etcd:///%0A")
+@example("manual:///a%20b")
 def test_any_text_is_a_target_or_a_target_error(text: str) -> None:
     """Nothing else is raised, and what is accepted reads the same again."""
     try:
@@ -90,4 +95,5 @@ def test_any_text_is_a_target_or_a_target_error(text: str) -> None:
         return
     assert isinstance(target, Target)
     assert parse(str(target)) == target
-    assert "\n" not in target.authority
+    assert target.authority.isprintable()
+    assert not set(target.authority) & set(" \t\n")

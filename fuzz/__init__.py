@@ -1,0 +1,1 @@
+"""Every grammar that reads what others write, under a coverage-guided fuzzer; `python -m fuzz`."""

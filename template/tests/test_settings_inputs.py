@@ -1,0 +1,92 @@
+"""Settings from whatever anybody writes: values, or sentences and status 2; no traceback, neither then nor at the start."""
+
+import contextlib
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from discovery import DiscoveryError
+from {{ cookiecutter.package_name }} import options
+from {{ cookiecutter.package_name }}.settings import Settings
+from {{ cookiecutter.package_name }}.settings_command import leaves, load, print_settings
+
+NAMES = [name for name, _, _ in leaves(Settings)]
+SECTIONS = sorted({name.rpartition("__")[0] for name in NAMES})
+LAST = sorted({name.rpartition("__")[2].lower() for name in NAMES})
+
+good = ["0", "1", "2.5", "true", "false", "none", "30s", "500ms", "9999999999", "1e308", '["a:1"]', "{}", "INFO", "etcd:///a", "10.0.0.1"]
+parts = ["-1", "inf", "nan", "[", "]", "{", "}", '"', "'", ":", ",", "null", "9" * 30, "h", "ms", "\\", "$", "\n", "\udcff"]
+texts = st.lists(st.sampled_from(parts + good), max_size=4).map("".join) | st.text(max_size=12)
+values = st.sampled_from(good) | st.integers().map(str) | st.builds("{}{}".format, st.floats(), st.sampled_from(["", "s", "h"])) | texts
+objects = st.dictionaries(st.sampled_from(LAST), st.floats() | st.integers() | st.none() | texts, max_size=2).map(json.dumps)
+names = st.sampled_from(NAMES) | st.sampled_from(SECTIONS) | st.builds("{}__{}".format, st.sampled_from(SECTIONS), texts)
+lines = st.builds("{}{}{}".format, st.sampled_from(NAMES) | texts, st.sampled_from(["=", " = ", "='", '="', "=${", ""]), values)
+
+
+def may_be_in_an_environment(name: str, value: str) -> bool:
+    """What execve can pass on."""
+    try:
+        os.fsencode(name + value)
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in name + value and "=" not in name and name != ""
+
+
+@contextlib.contextmanager
+def surroundings(environment: dict[str, str], dotenv: bytes) -> Iterator[None]:
+    """Of a command that is started with these variables, in a folder with such a file."""
+    before, here = dict(os.environ), Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
+        try:
+            if dotenv:
+                Path(".env").write_bytes(dotenv)
+            yield
+        finally:
+            os.chdir(here)
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@given(
+    st.dictionaries(st.sampled_from(NAMES), values, max_size=3) | st.dictionaries(names, texts | objects, max_size=3),
+    st.just(b"") | st.lists(lines, max_size=3).map(lambda written: "\n".join(written).encode(errors="replace")) | st.binary(max_size=20),
+)
+def test_any_values_at_all_are_settings_or_sentences(environment: dict[str, str], dotenv: bytes) -> None:
+    """From the environment and from `.env`; what is accepted can be printed, and can be made into gRPC's arguments."""
+    said = io.StringIO()
+    assume(all(may_be_in_an_environment(*variable) for variable in environment.items()))
+    with surroundings(environment, dotenv):
+        try:
+            with contextlib.redirect_stderr(said):
+                settings = load()
+        except SystemExit as ended:
+            assert ended.code == 2
+            assert "settings: " in said.getvalue()  # python-dotenv may have warned before
+            assert "Traceback" not in said.getvalue()
+            said.getvalue().encode(errors="backslashreplace")
+            return
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), errors="backslashreplace")):
+        print_settings(settings)
+    for name, _, value in leaves(settings):
+        assert not isinstance(value, float) or 0 <= value < math.inf, f"{name}={value}"
+    for name, value in [*options.server_options(settings), *arguments_of_the_channel(settings)]:
+        assert isinstance(value, str) or -(2**31) <= value < 2**31, f"{name}={value}"
+
+
+def arguments_of_the_channel(settings: Settings) -> options.Options:
+    """None for a target that cannot be, of which the command says so."""
+    try:
+        options.discovery_config(settings.discovery, health_check=settings.client.health_check)
+        return options.channel_options(settings)
+    except DiscoveryError:
+        return []
