@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trustme
 
 from .bake import bake
 from .deployed import Deployed, kubectl
@@ -253,6 +254,54 @@ def test_a_killed_server_loses_no_call_where_clients_retry(everywhere: Everywher
         deployed.kubectl("wait", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "--timeout=60s", f"pod/{killed}")
         logs.wait_even(3)
         assert logs.failed() == {}
+
+
+def an_etcd_of_ones_own(deployed: Deployed, folder: Path) -> None:
+    """Beside the project: TLS, and a user who may touch the keys of this deployment only; and the Secret that tells the pods."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("own-etcd")
+    authority.cert_pem.write_to_path(folder / "ca.crt")
+    certificate.cert_chain_pems[0].write_to_path(folder / "tls.crt")
+    certificate.private_key_pem.write_to_path(folder / "tls.key")
+    deployed.kubectl("create", "secret", "tls", "own-etcd", f"--cert={folder / 'tls.crt'}", f"--key={folder / 'tls.key'}")
+    told = ("--from-literal=username=pair", "--from-literal=password=secret", f"--from-file={folder / 'ca.crt'}")
+    deployed.kubectl("create", "secret", "generic", f"{deployed.project.name}-etcd", *told)
+    variables = {
+        "ETCD_DATA_DIR": "/data", "ETCD_LISTEN_CLIENT_URLS": "https://0.0.0.0:2379", "ETCD_ADVERTISE_CLIENT_URLS": "https://own-etcd:2379",
+        "ETCD_CERT_FILE": "/tls/tls.crt", "ETCD_KEY_FILE": "/tls/tls.key",
+    }  # fmt: skip
+    container = {
+        "name": "etcd", "image": "localhost/etcd:3.6", "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tls", "mountPath": "/tls"}],
+        "readinessProbe": {"tcpSocket": {"port": 2379}, "periodSeconds": 1},
+    }  # fmt: skip
+    volumes = [{"name": "data", "emptyDir": {}}, {"name": "tls", "secret": {"secretName": "own-etcd"}}]
+    where = {"name": "own-etcd", "namespace": deployed.namespace, "labels": {"app": "own-etcd"}}
+    kubectl(
+        "create",
+        "-f",
+        "-",
+        given={"apiVersion": "v1", "kind": "Pod", "metadata": where, "spec": {"containers": [container], "volumes": volumes}},
+    )
+    deployed.kubectl("expose", "pod", "own-etcd", "--port=2379")
+    deployed.kubectl("wait", "--for=condition=Ready", "--timeout=90s", "pod/own-etcd")
+    address = deployed.kubectl("get", "pod", "own-etcd", "-o", "jsonpath={.status.podIP}")
+    for command in (
+        "user add root:secret", "role add root", "user grant-role root root", "user add pair:secret", "role add pair", "user grant-role pair pair",
+        f"role grant-permission pair readwrite --prefix=true {deployed.namespace}/{deployed.project.name}-server/", "auth enable",
+    ):  # fmt: skip
+        line = ["etcdctl", f"--endpoints=https://{address}:2379", "--insecure-skip-tls-verify", *command.split()]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"etcdctl {command}: {done.stderr}"
+
+
+def test_an_etcd_of_ones_own_is_used_with_tls_and_a_user(everywhere: Everywhere, tmp_path: Path) -> None:
+    """Its address in the overlay, its authority and the user in a Secret, as the docs say."""
+    there = everywhere.elsewhere
+    an_etcd_of_ones_own(there, tmp_path)
+    place = there.project / "deploy" / "overlays" / "etcd-external" / "etcd.env"
+    place.write_text(place.read_text().replace("https://etcd.example.com:2379", "https://own-etcd:2379"))
+    switch(there, "etcd-external", 3)
 
 
 def test_the_image_holds_no_tool_and_its_user_has_a_number(everywhere: Everywhere) -> None:

@@ -16,7 +16,7 @@ from .manifests import PART_OF
 COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 """Of terminals; red is for errors."""
 
-_POD = re.compile(rf"\b{project.SLUG}-(server-[a-z0-9]+-[a-z0-9]{{5}}\b)")
+_POD = re.compile(rf"\b{project.SLUG}-" + r"(server-[a-z0-9]+-[a-z0-9]{5}\b)")
 """A server's name, of which every pod of the project has the beginning."""
 
 
