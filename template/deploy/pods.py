@@ -1,10 +1,11 @@
 """What is wrong with pods, in sentences, and which of them serve."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from .kubectl import Kubectl
-from .site import Refused
+from .site import RefusedError
 
 _PULL = (
     "the image {image} cannot be pulled ({message}); push it (make push), set IMAGE to one that the cluster can pull, or LOAD_IMAGE to the "
@@ -21,30 +22,41 @@ WAITING = {
 """What a container waits for, and will wait for until somebody acts."""
 
 
-def trouble(kubectl: Kubectl, selector: str) -> str:
-    """The first thing that keeps a pod from becoming ready for ever, or nothing."""
-    return next((text for pod in kubectl.get("pods", selector).get("items", []) for text in _troubles(kubectl, pod)), "")
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What keeps a pod from becoming ready. fatal: until somebody acts; the others may end by themselves."""
+
+    text: str
+    fatal: bool
 
 
-def _troubles(kubectl: Kubectl, pod: dict[str, Any]) -> Iterator[str]:
+def troubles(kubectl: Kubectl, selector: str) -> list[Trouble]:
+    """Of all pods that are to stay."""
+    pods = kubectl.get("pods", selector).get("items", [])
+    return [found for pod in pods if "deletionTimestamp" not in pod["metadata"] for found in _troubles(kubectl, pod)]
+
+
+def _troubles(kubectl: Kubectl, pod: dict[str, Any]) -> Iterator[Trouble]:
     name = pod["metadata"]["name"]
-    if "deletionTimestamp" in pod["metadata"]:
-        return
+    for condition in pod["status"].get("conditions", []):
+        if condition.get("reason") == "Unschedulable":
+            yield Trouble(f"pod {name} finds no node: {condition['message']}", fatal=False)
     for container in pod["status"].get("containerStatuses", []):
         waiting = container["state"].get("waiting", {})
         reason, message = waiting.get("reason", ""), " ".join(waiting.get("message", "no message").split())
         if reason in WAITING:
-            yield f"pod {name}: " + WAITING[reason].format(image=container["image"], message=message)
+            yield Trouble(f"pod {name}: " + WAITING[reason].format(image=container["image"], message=message), fatal=True)
         elif reason == "CrashLoopBackOff":
             ended = container.get("lastState", {}).get("terminated", {})
-            yield f"pod {name} ends again and again, with status {ended.get('exitCode', '?')}: {_last_words(kubectl, name)}"
+            text = f"pod {name} ends again and again, with status {ended.get('exitCode', '?')}: {_last_words(kubectl, name)}"
+            yield Trouble(text, fatal=True)
 
 
 def _last_words(kubectl: Kubectl, pod: str) -> str:
     """The last line that it has printed."""
     try:
         lines = kubectl.call("logs", pod, "--previous", "--tail=5").strip().splitlines()
-    except Refused:
+    except RefusedError:
         lines = []
     return lines[-1] if lines else "it has printed nothing"
 
@@ -56,5 +68,7 @@ def ready(kubectl: Kubectl, selector: str) -> list[str]:
         pod["metadata"]["name"]
         for pod in pods
         if "deletionTimestamp" not in pod["metadata"]
-        and any(condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"].get("conditions", []))
+        and any(
+            condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"].get("conditions", [])
+        )
     ]
