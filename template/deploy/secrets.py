@@ -6,20 +6,20 @@ from pathlib import Path
 
 from .kubectl import Kubectl
 from .manifests import CLIENT, SERVER
-from .site import FOLDER, Refused
+from .site import FOLDER, RefusedError
 
 CERTIFICATES = FOLDER.parent / "certs"
 FILES = ("tls.crt", "tls.key", "ca.crt")
 
 
 def write(kubectl: Kubectl, dry_run: bool, folder: Path = CERTIFICATES) -> None:
-    """Both, new or renewed. Raises Refused where the files are not there."""
+    """Both, new or renewed. Raises RefusedError where the files are not there."""
     for name in (SERVER, CLIENT):
         side = folder / name.rpartition("-")[2]
         try:
             data = {file: base64.b64encode((side / file).read_bytes()).decode() for file in FILES}
         except OSError as error:
-            raise Refused(f"{error.filename} cannot be read: {error.strerror}; make certs writes it") from None
+            raise RefusedError(f"{error.filename} cannot be read: {error.strerror}; make certs writes it") from None
         secret = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -31,5 +31,6 @@ def write(kubectl: Kubectl, dry_run: bool, folder: Path = CERTIFICATES) -> None:
             print(f"would write the Secret {name}-tls from {side}")
             continue
         # Server-side, or kubectl would keep a copy of the key in an annotation.
-        kubectl.call("apply", "--server-side", "--force-conflicts", "--field-manager=make-secrets", "--filename=-", given=json.dumps(secret))
+        who = ("--server-side", "--force-conflicts", "--field-manager=make-secrets")
+        kubectl.call("apply", "--filename=-", *who, given=json.dumps(secret))
         print(f"Secret {name}-tls written in the namespace {kubectl.own_namespace()}; pods have it within a minute and a half")
