@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pool
 
-from .handlers import Wrapping
+from .handlers import Wrapping, behaviour_of, rebuilt
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +45,7 @@ class Authorisation:
     def wrap(self, method: str, handler: Any) -> Any:
         """A handler that does the same for those who may call it; PERMISSION_DENIED and a line in the log for others."""
         names = self._names(method)
-        if handler.response_streaming:
-            behaviour = handler.stream_stream or handler.unary_stream
-        else:
-            behaviour = handler.stream_unary or handler.unary_unary
+        behaviour = behaviour_of(handler)
 
         async def one(request: Any, context: Any) -> Any:
             if reason := denied(method, names, context):
@@ -67,14 +64,7 @@ class Authorisation:
             return behaviour(request, context)
 
         asked = several if inspect.isasyncgenfunction(behaviour) else one if inspect.iscoroutinefunction(behaviour) else blocking
-        kinds = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }
-        made: Any = kinds[handler.request_streaming, handler.response_streaming]
-        return made(asked, handler.request_deserializer, handler.response_serializer)
+        return rebuilt(handler, asked)
 
     def _names(self, method: str) -> Names:
         """Those of the closest rule."""
