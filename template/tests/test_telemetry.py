@@ -104,8 +104,10 @@ def test_metrics_and_traces_of_both_sides_reach_a_collector_by_their_standard_na
 
 
 def test_a_collector_is_reached_by_tls_with_a_certificate_and_renewed_files_are_taken_up(tmp_path: Path) -> None:
-    """Another authority at both ends, and a collector that was restarted: the server is not."""
-    folder = tmp_path / "tls"
+    """Another authority at both ends, and a collector that was restarted: the server is not. A bundle that the environment
+    names for all of requests does not win over the setting."""
+    folder, elsewhere = tmp_path / "tls", tmp_path / "bundle.pem"
+    elsewhere.write_bytes(Authority().certificate)
 
     def issue() -> ssl.SSLContext:
         authority = Authority()
@@ -121,6 +123,7 @@ def test_a_collector_is_reached_by_tls_with_a_certificate_and_renewed_files_are_
     wanted = {
         "TELEMETRY__OTLP_ENDPOINT": collector.url, "TELEMETRY__INTERVAL": "300ms", "TELEMETRY__OTLP_CA": f"{folder}/ca.crt",
         "TELEMETRY__OTLP_CERTIFICATE": f"{folder}/tls.crt", "TELEMETRY__OTLP_KEY": f"{folder}/tls.key",
+        "REQUESTS_CA_BUNDLE": str(elsewhere),
     }  # fmt: skip
     port = int(collector.url.rpartition(":")[2])
     with servers("a", **wanted) as running, grpc.insecure_channel(running["a"][1]) as channel:

@@ -65,3 +65,23 @@ class _Wrapped(grpc.GenericRpcHandler):
                 return None
             known = self._wrapped[method] = self._wrap(method.removeprefix("/"), handler)
         return known
+
+
+def behaviour_of(handler: Any) -> Callable[..., Any]:
+    """The one function of a handler's four that is there."""
+    found: Callable[..., Any] = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    return found
+
+
+def rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
+    """A handler of the same kind that does something else."""
+    make: Any = _MAKERS[handler.request_streaming, handler.response_streaming]
+    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+_MAKERS = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}

@@ -54,6 +54,7 @@ def configure(settings: Settings, role: str) -> Telemetry:
     if endpoint is None:
         return Telemetry()
     try:
+        import requests
         from opentelemetry import metrics, trace
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -82,18 +83,29 @@ def configure(settings: Settings, role: str) -> Telemetry:
         "client_certificate_file": settings.telemetry.otlp_certificate or None,
         "client_key_file": settings.telemetry.otlp_key or None,
     }
+
+    def session() -> Any:
+        """With an authority in the settings, REQUESTS_CA_BUNDLE must not win over it, as it does in requests by itself."""
+        made = requests.Session()
+        if settings.telemetry.otlp_ca:
+            made.trust_env = False
+            made.proxies = requests.utils.get_environ_proxies(base)
+        return made
+
     resource = Resource.create(
         {"service.name": f"{settings.telemetry.service_name}-{role}", "service.instance.id": settings.server.name}
     )
     reader = PeriodicExportingMetricReader(
-        OTLPMetricExporter(f"{base}/v1/metrics", headers=headers, **tls),
+        OTLPMetricExporter(f"{base}/v1/metrics", headers=headers, session=session(), **tls),
         export_interval_millis=settings.telemetry.interval * 1000,
     )
     meters = MeterProvider([reader], resource)
     # The server has decided before it begins a span, so that a call that is not recorded costs next to nothing.
     sampler = ParentBasedTraceIdRatio(1.0 if role == "server" else settings.telemetry.sample_ratio)
     tracers = TracerProvider(sampler, resource)
-    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{base}/v1/traces", headers=headers, **tls)))
+    tracers.add_span_processor(
+        BatchSpanProcessor(OTLPSpanExporter(f"{base}/v1/traces", headers=headers, session=session(), **tls))
+    )
     metrics.set_meter_provider(meters)
     trace.set_tracer_provider(tracers)
 

@@ -176,6 +176,26 @@ def test_where_nothing_stands_the_new_certificate_counts_at_once(folders: tuple[
         until(lambda: answers(channel))
 
 
+def test_an_idle_channel_changes_hands_though_no_server_is_there(folders: tuple[Folder, Folder]) -> None:
+    """Else the first calls after a renewal would be made with the old certificate."""
+    _, client = folders
+    with secure_channel("dns:///127.0.0.1:1", client.files(), OPTIONS) as channel:
+        generations: Any = getattr(channel, "generations")  # noqa: B009
+        before = generations.current
+        client.issue(trustme.CA())
+        until(lambda: generations.current is not before)
+
+
+async def test_an_idle_channel_of_grpc_aio_changes_hands_though_no_server_is_there(folders: tuple[Folder, Folder]) -> None:
+    """The same, from its first use on."""
+    _, client = folders
+    async with aio.secure_channel("dns:///127.0.0.1:1", client.files(), OPTIONS) as channel:
+        generations: Any = channel.used()  # type: ignore[attr-defined]
+        before = generations.current
+        client.issue(trustme.CA())
+        await asyncio.to_thread(until, lambda: generations.current is not before)
+
+
 async def test_a_channel_of_grpc_aio_that_waits_is_ready_with_the_new_certificate(
     folders: tuple[Folder, Folder], authority: Any
 ) -> None:
@@ -185,11 +205,13 @@ async def test_a_channel_of_grpc_aio_that_waits_is_ready_with_the_new_certificat
     with secure_server(server.files()) as address:
         async with aio.secure_channel(f"static:///{address}", client.files(), OPTIONS) as channel:
             waiting = asyncio.create_task(channel.channel_ready())
+            queued = unary(channel)(b"", timeout=DEADLINE, wait_for_ready=True)  # keeps the old channel open
             with pytest.raises(grpc.aio.AioRpcError):
                 await unary(channel)(b"", timeout=DEADLINE)
             assert not waiting.done()
             client.issue(authority)
             await asyncio.wait_for(waiting, DEADLINE)
+            queued.cancel()
 
 
 def test_connectivity_is_told_across_a_renewal(folders: tuple[Folder, Folder]) -> None:
@@ -201,6 +223,7 @@ def test_connectivity_is_told_across_a_renewal(folders: tuple[Folder, Folder]) -
         until(lambda: grpc.ChannelConnectivity.READY in states)
         client.issue(server.issue(trustme.CA()), identity="renewed")
         until(lambda: "renewed" in who(channel))
+        until(lambda: states.count(grpc.ChannelConnectivity.READY) > 1)
         channel.unsubscribe(states.append)
 
 
