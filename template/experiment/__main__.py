@@ -70,8 +70,8 @@ def _telling(console: Console, mode: str, begun: float) -> Callable[[str], None]
 def _tell(console: Console, record: Record) -> bool:
     """What was seen in one mode, and what was not as promised; tells whether all was."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("step", "calls", "failed", "who served", "first call after ready"):
-        table.add_column(heading, justify="right" if heading in ("calls", "failed") else "left")
+    for heading in ("step", "calls", "failed", "who served", "new pods' first call"):
+        table.add_column(heading, justify="right" if heading in ("calls", "failed") else "left", no_wrap=True)
     for line in measure(record):
         found = ["never" if late is None else spoken(late) for late in line.found.values()]
         table.add_row(
