@@ -46,6 +46,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     options = Options(arguments.rate, arguments.outage, arguments.refresh, arguments.dns_ttl, arguments.quick)
     status, begun = 0, time.monotonic()
     cluster = Cluster(arguments.project, arguments.namespace)
+    try:
+        console.print(f"namespace {arguments.namespace} of {cluster.about()}", highlight=False, markup=False, soft_wrap=True)
+    except ExperimentError as error:
+        console.print(f"experiment: {error}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return 2
     for name in arguments.modes:
         story = Story(cluster, MODES[name], site, options, _telling(console, name, begun))
         try:
@@ -105,11 +110,16 @@ def main() -> None:
         "--dns-ttl", type=number(0, 600), default=30.0, help="for how long the cluster's DNS gives the same answer (30)"
     )
     for name, what in (
-        ("stop-api", "stops the API server"),
-        ("start-api", "starts it again"),
-        ("restart-dns", "restarts CoreDNS"),
+        ("STOP_API", "stops the API server"),
+        ("START_API", "starts it again"),
+        ("RESTART_DNS", "restarts CoreDNS"),
     ):
-        parser.add_argument(f"--{name}", default="", metavar="COMMAND", help=f"what {what}; without it that step is left out")
+        parser.add_argument(
+            f"--{name.lower().replace('_', '-')}",
+            default=os.environ.get(name, ""),
+            metavar="COMMAND",
+            help=f"what {what} (${name}); without it that step is left out",
+        )
     arguments = parser.parse_args()
     if bool(arguments.stop_api) != bool(arguments.start_api):
         parser.error("--stop-api and --start-api (STOP_API, START_API) belong together; give both or none")

@@ -43,6 +43,12 @@ class Cluster:
         """What it prints. Raises ExperimentError."""
         return _run(self.command(*arguments), timeout)
 
+    def about(self) -> str:
+        """The cluster, so that nobody takes it for another. Raises ExperimentError where there is none."""
+        version, nodes = self.check()
+        context = self.kubectl("config", "current-context").strip()
+        return f"context {context}: Kubernetes {version}, {nodes} node{'s' if nodes > 1 else ''}"
+
     def check(self) -> tuple[str, int]:
         """The cluster's version, and how many nodes it has. Raises ExperimentError where there is none."""
         for tool in ("kubectl", "make"):

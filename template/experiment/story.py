@@ -135,10 +135,9 @@ class Story:
                 self._changed()
                 self._settle(2 * PAUSE)
         else:
-            self.skipped["restart CoreDNS"] = "RESTART_DNS names no command"
+            self._leave_out("restart CoreDNS", "RESTART_DNS names no command")
         if not (self.site.stop_api and self.site.start_api):
-            self.skipped["stop the API server"] = "STOP_API and START_API name no commands"
-            return
+            return self._leave_out("stop the API server", "STOP_API and START_API name no commands")
         self._count()
         try:
             with self._stepping("stop API", f"API server stopped {self.options.outage:g} s"):
@@ -159,6 +158,10 @@ class Story:
             self.cluster.scale(pods)
             self._changed()
             self._settle()
+
+    def _leave_out(self, what: str, why: str) -> None:
+        self.skipped[what] = why
+        self.say(f"left out: to {what}, because {why}")
 
     def _settle(self, seconds: float | None = None) -> None:
         """Until as many pods as wanted are ready, no other is left, and those are called which will be; then some seconds more."""
