@@ -18,7 +18,13 @@ MANIFEST = {
         "tests/test_endpoint_slices.py", "tests/test_kubernetes.py", "tests/test_kubernetes_faults.py",
     ),
 }  # fmt: skip
-"""A path that does not exist is a mistake: the list and the template must agree."""
+DEPLOYED = {
+    # and what belongs to it below deploy
+    "dns": ("overlays/dns",),
+    "etcd": ("components/etcd", "components/etcd-external", "overlays/etcd", "overlays/etcd-external"),
+    "kubernetes": ("components/rbac", "overlays/kubernetes"),
+}
+"""A path that does not exist is a mistake: the lists and the template must agree."""
 
 
 def left_out(answers: Mapping[str, str]) -> Iterator[str]:
@@ -27,6 +33,7 @@ def left_out(answers: Mapping[str, str]) -> Iterator[str]:
         for registry, paths in MANIFEST.items():
             if registry != answers["discovery"]:
                 yield from (f"src/discovery/{path}" for path in paths)
+                yield from (f"deploy/{path}" for path in DEPLOYED[registry])
 
 
 def apply(root: Path, answers: Mapping[str, str]) -> None:
@@ -53,6 +60,7 @@ def next_steps(answers: Mapping[str, str]) -> str:
   cd {answers["project_slug"]}
   make demo    servers come and go while a client calls (about a minute)
   make test    all tests
+  make deploy  both on the cluster of your kubeconfig
   make         everything else
 """
 

@@ -20,7 +20,18 @@ TAKEN = frozenset(
     | {"aiohappyeyeballs", "aiohttp", "aiohttp_retry", "aiosignal", "annotated_types", "ast_serialize", "attr", "attrs"}
     | {"buf_bin", "certifi", "cffi", "charset_normalizer", "contourpy", "cryptography", "cycler", "dateutil", "dns", "dnslib"}
     | {"dotenv", "durationpy", "etcd", "frozenlist", "google", "grpc", "grpc_channelz", "grpc_health", "grpc_reflection"}
-    | {"grpc_status", "grpc_tools", "hypothesis", "idna", "iniconfig", "kiwisolver", "kubernetes", "librt", "markdown_it"}
+    | {
+        "grpc_status",
+        "grpc_tools",
+        "hypothesis",
+        "idna",
+        "importlib_resources",
+        "iniconfig",
+        "jsonschema",
+        "jsonschema_specifications",
+        "kiwisolver",
+    }
+    | {"kubernetes", "kubernetes_validate", "librt", "markdown_it", "referencing", "rpds"}
     | {"matplotlib", "mdurl", "mpl_toolkits", "multidict", "mypy", "mypy_extensions", "mypy_protobuf", "mypyc", "numpy"}
     | {"oauthlib", "opentelemetry", "packaging", "pathspec", "pip", "pluggy", "propcache", "py", "pycparser", "pydantic"}
     | {"pydantic_core", "pydantic_settings", "pygments", "pylab", "pyparsing", "pytest", "pytest_asyncio", "pythonjsonlogger"}

@@ -97,8 +97,9 @@ def test_only_the_other_registries_are_left_out_and_only_on_request(discovery: s
     """The manifest names what belongs to a registry alone, and nothing that does not exist."""
     assert list(post_gen_project.left_out({"registries": "all", "discovery": discovery})) == []
     left = set(post_gen_project.left_out({"registries": "chosen", "discovery": discovery}))
-    others = {registry: paths for registry, paths in post_gen_project.MANIFEST.items() if registry != discovery}
-    assert left == {f"src/discovery/{path}" for paths in others.values() for path in paths}
+    tables = {"src/discovery": post_gen_project.MANIFEST, "deploy": post_gen_project.DEPLOYED}
+    others = [(root, paths) for root, table in tables.items() for registry, paths in table.items() if registry != discovery]
+    assert left == {f"{root}/{path}" for root, paths in others for path in paths}
     for path in left:
         assert (ROOT / "template" / path).exists(), path
 

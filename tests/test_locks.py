@@ -7,7 +7,12 @@ import pytest
 
 from .bake import ROOT
 
-LOCKS = {"requirements.lock": ROOT / "requirements.lock", "dev.lock": ROOT / "template" / "requirements" / "dev.lock"}
+REQUIREMENTS = ROOT / "template" / "requirements"
+LOCKS = {
+    "requirements.lock": ROOT / "requirements.lock",
+    "dev.lock": REQUIREMENTS / "dev.lock",
+    "image.lock": REQUIREMENTS / "image.lock",
+}
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -24,8 +29,12 @@ def declared() -> dict[str, list[str]]:
     text = (ROOT / "template" / "pyproject.toml").read_text()
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("{%") and "{{" not in line]
     project = tomllib.loads("\n".join(lines))["project"]
-    extras = [entry for extra in project["optional-dependencies"].values() for entry in extra]
-    return {"requirements.lock": own, "dev.lock": [*project["dependencies"], *extras]}
+    extras = project["optional-dependencies"]
+    return {
+        "requirements.lock": own,
+        "dev.lock": [*project["dependencies"], *(entry for extra in extras.values() for entry in extra)],
+        "image.lock": [*project["dependencies"], *extras["otlp"]],
+    }
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -35,3 +44,13 @@ def test_every_declared_dependency_is_locked(lock: str) -> None:
     wanted = {re.split(r"[<>=!~\[; ]", entry, maxsplit=1)[0].lower().replace("_", "-") for entry in declared()[lock]}
     assert wanted
     assert wanted <= locked
+
+
+def test_the_image_has_what_was_tested_and_nothing_that_only_develops() -> None:
+    """Its lock is a part of the developers', with the same versions and hashes."""
+    locks = {
+        name: dict(re.findall(r"^([a-z0-9.-]+)(==.*\n(?:    --hash.*\n)+)", LOCKS[name].read_text(), re.MULTILINE))
+        for name in LOCKS
+    }
+    assert locks["image.lock"].items() < locks["dev.lock"].items()
+    assert not {"pytest", "mypy", "ruff", "grpcio-tools", "pip"} & locks["image.lock"].keys()

@@ -10,7 +10,7 @@ from .kubectl import Kubectl
 from .manifests import CLIENT, NAME, PART_OF, SERVER
 from .pods import ready
 from .rollout import Rollout, labelled, undeploy, wait
-from .site import FOLDER, Refused, Site, need, run, variables
+from .site import FOLDER, RefusedError, Site, need, run, variables
 
 _SERVERS = f"--selector={PART_OF},{NAME}={SERVER}"
 _SIGKILL = """
@@ -43,7 +43,9 @@ class Commands:
 
     def cluster(self) -> None:
         """start a cluster on this machine"""
-        need("kind", "it makes clusters of containers: https://kind.sigs.k8s.io; any other cluster will do as well, see KUBECONFIG")
+        need(
+            "kind", "it makes clusters of containers: https://kind.sigs.k8s.io; any other cluster will do as well, see KUBECONFIG"
+        )
         command = ("kind", "create", "cluster", f"--name={project.SLUG}", f"--config={FOLDER / 'kind.yaml'}")
         if self.site.dry_run:
             print("would run: " + " ".join(command))
@@ -66,7 +68,11 @@ class Commands:
             image.deliver(self.kubectl, site)
         if site.dry_run:
             print(rollout.render())
-            print("would be applied: the API server has accepted all of it" if there else "would be applied, in a namespace made for it")
+            print(
+                "would be applied: the API server has accepted all of it"
+                if there
+                else "would be applied, in a namespace made for it"
+            )
             return
         print(f"deploying {name} in mode {site.discovery} to the namespace {self.kubectl.own_namespace()}", flush=True)
         rollout.run()
@@ -78,7 +84,7 @@ class Commands:
         try:
             if self.kubectl.get("namespace", name):
                 return True
-        except Refused:
+        except RefusedError:
             return True  # one may not ask; the next command will tell
         if not self.site.dry_run:
             self.kubectl.call("create", "namespace", name)
@@ -98,7 +104,10 @@ class Commands:
         self.kubectl.check_cluster()
         kinds = "deployments,statefulsets,horizontalpodautoscalers,poddisruptionbudgets,services,endpointslices,pods"
         shown = self.kubectl.call("get", kinds, f"--selector={PART_OF}", "--output=wide")
-        print(shown or f"nothing of {project.SLUG} is in the namespace {self.kubectl.own_namespace()}; make deploy", end="\n" if not shown else "")
+        print(
+            shown or f"nothing of {project.SLUG} is in the namespace {self.kubectl.own_namespace()}; make deploy",
+            end="\n" if not shown else "",
+        )
 
     def logs(self) -> None:
         """follow all pods"""
@@ -108,7 +117,7 @@ class Commands:
     def scale(self, count: str) -> None:
         """change the number of servers"""
         if not count.isdigit():
-            raise Refused(f"N={count} is no number of servers; write for example make scale N=5")
+            raise RefusedError(f"N={count} is no number of servers; write for example make scale N=5")
         self._change("scale", f"deployment/{SERVER}", f"--replicas={count}")
 
     def restart(self) -> None:
@@ -130,10 +139,12 @@ class Commands:
         self.kubectl.check_cluster()
         pods = ready(self.kubectl, _SERVERS)
         if not pods:
-            raise Refused(f"no server of {project.SLUG} is ready in the namespace {self.kubectl.own_namespace()}; make status shows why")
+            raise RefusedError(
+                f"no server of {project.SLUG} is ready in the namespace {self.kubectl.own_namespace()}; make status shows why"
+            )
         pod = name or pods[0]
         if pod not in pods:
-            raise Refused(f"POD={pod} is no server that is ready; choose one of {', '.join(pods)}")
+            raise RefusedError(f"POD={pod} is no server that is ready; choose one of {', '.join(pods)}")
         if self.site.dry_run:
             print(f"would send SIGKILL to the server in pod {pod}")
             return
@@ -152,7 +163,7 @@ class Commands:
         arguments = ("diff", "--server-side", "--force-conflicts", "--field-manager=make-deploy", "--filename=-")
         done = subprocess.run(self.kubectl.command(*arguments), input=rollout.render(), text=True)
         if done.returncode > 1:
-            raise Refused("kubectl diff has failed; its reason stands above")
+            raise RefusedError("kubectl diff has failed; its reason stands above")
         if done.returncode == 0:
             print("no difference")
 
@@ -167,7 +178,7 @@ def main() -> int:
     try:
         command: Callable[..., None] = getattr(Commands(Site.of(variables())), given.command)
         command(*given.arguments)
-    except Refused as refused:
+    except RefusedError as refused:
         print(f"make {given.command}: {refused}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

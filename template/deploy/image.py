@@ -8,10 +8,14 @@ from pathlib import Path
 
 from . import project
 from .kubectl import Kubectl
-from .site import FOLDER, Refused, Site, need, run
+from .site import FOLDER, RefusedError, Site, need, run
 
 ROOT = FOLDER.parent
-LOADERS = {"kind-": "kind load docker-image --name {}", "k3d-": "k3d image import --cluster {}", "minikube": "minikube image load"}
+LOADERS = {
+    "kind-": "kind load docker-image --name {}",
+    "k3d-": "k3d image import --cluster {}",
+    "minikube": "minikube image load",
+}
 """How an image comes into a cluster on this machine, by the beginning of its context's name."""
 
 
@@ -52,10 +56,10 @@ def deliver(kubectl: Kubectl, site: Site) -> None:
 
 
 def push(site: Site) -> None:
-    """To the registry in the image's name. Raises Refused where it has none."""
+    """To the registry in the image's name. Raises RefusedError where it has none."""
     image = name(site)
     if image.startswith("localhost/") or "/" not in image:
-        raise Refused(
+        raise RefusedError(
             f"the image {image} names no registry to push to; set IMAGE=registry/name:tag, or, for a cluster on this machine, "
             "LOAD_IMAGE to the command that loads an image into it, such as LOAD_IMAGE='kind load docker-image'"
         )
@@ -63,15 +67,17 @@ def push(site: Site) -> None:
 
 
 def load(kubectl: Kubectl, site: Site) -> None:
-    """Into a cluster on this machine. Raises Refused where nothing says how."""
+    """Into a cluster on this machine. Raises RefusedError where nothing says how."""
     loader = _loader(kubectl, site)
     if not loader:
-        raise Refused("LOAD_IMAGE is empty, and the cluster is none of kind, k3d, minikube; set it to a command that loads an image")
+        raise RefusedError(
+            "LOAD_IMAGE is empty, and the cluster is none of kind, k3d, minikube; set it to a command that loads an image"
+        )
     _run(site, *loader, name(site))
 
 
 def can_be_delivered(kubectl: Kubectl, site: Site) -> None:
-    """Before a build of minutes: raises Refused where its result could go nowhere."""
+    """Before a build of minutes: raises RefusedError where its result could go nowhere."""
     site.tool()
     if not _loader(kubectl, site) and (name(site).startswith("localhost/") or "/" not in name(site)):
         push(site)

@@ -1,11 +1,12 @@
 """kubectl: the one way to the cluster, with errors as sentences."""
 
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from .site import Refused, need
+from .site import RefusedError, need
 
 REQUEST = 20
 """Seconds that one request may take."""
@@ -23,15 +24,19 @@ class Kubectl:
         return [need("kubectl", "install it: https://kubernetes.io/docs/tasks/tools"), *where, *arguments]
 
     def call(self, *arguments: str, given: str | None = None, seconds: float = 60) -> str:
-        """What it prints. Raises Refused with what the API server, or kubectl, has said."""
+        """What it prints. Raises RefusedError with what the API server, or kubectl, has said."""
         try:
             done = subprocess.run(
-                self.command(f"--request-timeout={REQUEST}s", *arguments), input=given, capture_output=True, text=True, timeout=seconds
+                self.command(f"--request-timeout={REQUEST}s", *arguments),
+                input=given,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
             )
         except subprocess.TimeoutExpired:
-            raise Refused(f"kubectl {arguments[0]} has not ended within {seconds:g} s; is the cluster reachable?") from None
+            raise RefusedError(f"kubectl {arguments[0]} has not ended within {seconds:g} s; is the cluster reachable?") from None
         if done.returncode:
-            raise Refused(sentence(done.stderr))
+            raise RefusedError(sentence(done.stderr))
         return done.stdout
 
     def get(self, *arguments: str) -> dict[str, Any]:
@@ -40,7 +45,7 @@ class Kubectl:
         return found
 
     def check_cluster(self) -> None:
-        """Raises Refused where none answers, or it does not know who asks."""
+        """Raises RefusedError where none answers, or it does not know who asks."""
         self.call("get", "--raw=/version", seconds=45)
 
     def own_namespace(self) -> str:
@@ -48,15 +53,23 @@ class Kubectl:
         return self.namespace or self.call("config", "view", "--minify", "--output=jsonpath={..namespace}") or "default"
 
 
+_NO_ANSWER = ("was refused", "no such host", "i/o timeout", "Unable to connect", "deadline exceeded", "no configuration")
+_NO_CREDENTIALS = (
+    "provide credentials",
+    "Unauthorized",
+    "error: EOF",
+)  # it asks for a name where it has none, and nobody answers
+
+
 def sentence(said: str) -> str:
     """What to tell a person about an error of kubectl's."""
-    lines = [line for line in said.strip().splitlines() if line and not line.startswith(("E1", "E0", "W", "I"))] or ["no reason given"]
+    lines = [line for line in said.strip().splitlines() if line and not re.match(r"[EWI]\d{4} ", line)] or ["no reason given"]
     last = lines[-1].removeprefix("error: ").removeprefix("Error from server ").strip()
-    if any(sign in said for sign in ("was refused", "no such host", "i/o timeout", "Unable to connect", "deadline exceeded", "no configuration")):
+    if any(sign in said for sign in _NO_ANSWER):
         return f"no cluster answers ({last}); set KUBECONFIG to one that does, or start one: make cluster"
-    if "provide credentials" in said or "Unauthorized" in said:
+    if any(sign in said for sign in _NO_CREDENTIALS):
         return f"the cluster does not know you ({last}); renew the credentials in KUBECONFIG"
-    if "(Forbidden)" in said or "forbidden:" in said:
-        forbidden = [line for line in lines if "orbidden" in line] or lines
-        return f"you have no right to that: {forbidden[0].removeprefix('Error from server ')}; ask for it, or choose another NAMESPACE or KUBECONFIG"
+    if forbidden := [line for line in lines if "orbidden" in line]:
+        reason = forbidden[0].removeprefix("Error from server ")
+        return f"you have no right to that: {reason}; ask for it, or choose another NAMESPACE or KUBECONFIG"
     return f"kubectl says: {last}"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,9 @@ from .manifests import PART_OF
 
 COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 """Of terminals; red is for errors."""
+
+_POD = re.compile(rf"\b{project.SLUG}-(server-[a-z0-9]+-[a-z0-9]{{5}}\b)")
+"""A server's name, of which every pod of the project has the beginning."""
 
 
 def follow(kubectl: Kubectl) -> None:
@@ -68,9 +72,10 @@ def readable(line: str, *, colour: bool = False) -> str:
     """A line of JSON as a person reads it; any other as it is."""
     try:
         said = json.loads(line)
-        level, message = said["level"], said["message"]
-    except (ValueError, KeyError, TypeError):
+        level, message = said["level"].upper(), said.get("message") or said["msg"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return line
+    message = _POD.sub(r"\1", str(message))
     if level in ("INFO", "DEBUG"):
-        return str(message)
+        return message
     return f"\033[31m{level}\033[0m {message}" if colour else f"{level} {message}"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .kubectl import Kubectl
-from .site import Refused
+from .site import RefusedError
 
 _PULL = (
     "the image {image} cannot be pulled ({message}); push it (make push), set IMAGE to one that the cluster can pull, or LOAD_IMAGE to the "
@@ -44,7 +44,7 @@ def _last_words(kubectl: Kubectl, pod: str) -> str:
     """The last line that it has printed."""
     try:
         lines = kubectl.call("logs", pod, "--previous", "--tail=5").strip().splitlines()
-    except Refused:
+    except RefusedError:
         lines = []
     return lines[-1] if lines else "it has printed nothing"
 
@@ -56,5 +56,7 @@ def ready(kubectl: Kubectl, selector: str) -> list[str]:
         pod["metadata"]["name"]
         for pod in pods
         if "deletionTimestamp" not in pod["metadata"]
-        and any(condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"].get("conditions", []))
+        and any(
+            condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"].get("conditions", [])
+        )
     ]

@@ -15,7 +15,7 @@ from typing import Any
 from .kubectl import Kubectl
 from .manifests import CLIENT, MODE, NAME, PART_OF, SERVER, render
 from .pods import trouble
-from .site import Refused, Site
+from .site import RefusedError, Site
 
 KINDS = (
     "deployments,statefulsets,services,configmaps,serviceaccounts,roles,rolebindings,"
@@ -50,11 +50,11 @@ class Rollout:
         return wanted if pace <= own else render(self.kubectl, self.site, self.image, counts, pace)
 
     def check(self) -> None:
-        """Raises Refused for what the API server would refuse: a mistake in a manifest, a right that is missing."""
+        """Raises RefusedError for what the API server would refuse: a mistake in a manifest, a right that is missing."""
         self._apply(self.render(), "--dry-run=server")
 
     def run(self) -> None:
-        """Apply, wait, prune. Raises Refused where pods do not become ready; the old ones then go on."""
+        """Apply, wait, prune. Raises RefusedError where pods do not become ready; the old ones then go on."""
         first, then = self._order()
         manifests = self.render(last=False)
         self._apply(manifests, f"--selector={NAME} notin ({SERVER},{CLIENT})")
@@ -90,23 +90,23 @@ def labelled(kubectl: Kubectl, kinds: str = KINDS) -> list[str]:
     """All objects of the project, as kind.group/name. Kinds that one may not even list are none of ours."""
     try:
         return kubectl.call("get", kinds, f"--selector={PART_OF}", "--output=name").split()
-    except Refused:
+    except RefusedError:
         if "," not in kinds:
             return []
         return [name for kind in kinds.split(",") for name in labelled(kubectl, kind)]
 
 
 def wait(kubectl: Kubectl, kind: str, name: str, seconds: float) -> None:
-    """Until every Deployment or StatefulSet (of this name) has only new pods, all ready. Raises Refused as soon as one cannot."""
+    """Until every Deployment or StatefulSet (of this name) has only new pods, all ready. Raises RefusedError as soon as one cannot."""
     selector = f"--selector={PART_OF}" + (f",{NAME}={name}" if name else "")
     until, told = time.monotonic() + seconds, ""
     while waiting := [text for item in kubectl.get(kind, selector).get("items", []) if (text := _lacking(item))]:
         if (text := "; ".join(waiting)) != told:
             print(told := text, flush=True)
         if problem := trouble(kubectl, selector):
-            raise Refused(problem)
+            raise RefusedError(problem)
         if time.monotonic() > until:
-            raise Refused(f"{text}: not more within TIMEOUT={seconds:g} seconds; make status shows the pods")
+            raise RefusedError(f"{text}: not more within TIMEOUT={seconds:g} seconds; make status shows the pods")
         time.sleep(0.5)
 
 
@@ -120,7 +120,7 @@ def _lacking(item: dict[str, Any]) -> str:
         new = total  # it counts only what an update has replaced
     for condition in status.get("conditions", []):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            raise Refused(f"{name} cannot make its pods: {condition['message']}")
+            raise RefusedError(f"{name} cannot make its pods: {condition['message']}")
     if total == new == ready == wanted:
         return ""
     return f"{name}: {new} of {wanted} new, {ready} ready" + (f", {total - new} old" if total > new else "")
@@ -137,5 +137,5 @@ def undeploy(kubectl: Kubectl, seconds: float) -> None:
     until = time.monotonic() + seconds
     while left := labelled(kubectl, KINDS + ",pods,replicasets,endpointslices"):
         if time.monotonic() > until:
-            raise Refused(f"still there after TIMEOUT={seconds:g} seconds: {', '.join(left)}")
+            raise RefusedError(f"still there after TIMEOUT={seconds:g} seconds: {', '.join(left)}")
         time.sleep(0.5)

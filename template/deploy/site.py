@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent
 TOOLS = ("docker", "podman", "buildah")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Something that a person can mend; the text says what, and how."""
 
 
@@ -37,15 +37,16 @@ class Site:
 
     @classmethod
     def of(cls, variables: Mapping[str, str]) -> "Site":
-        """Read the variables. Raises Refused for a value that cannot be."""
+        """Read the variables. Raises RefusedError for a value that cannot be."""
         try:
             timeout = float(variables.get("TIMEOUT") or 300)
         except ValueError:
-            raise Refused(f"TIMEOUT={variables['TIMEOUT']} is no number of seconds; write for example TIMEOUT=300") from None
+            raise RefusedError(f"TIMEOUT={variables['TIMEOUT']} is no number of seconds; write for example TIMEOUT=300") from None
         return cls(
             discovery=_one_of("DISCOVERY", variables.get("DISCOVERY") or project.DISCOVERY, _folders("overlays")),
             components=tuple(
-                _one_of("COMPONENTS", name, _folders("components")) for name in variables.get("COMPONENTS", "").replace(",", " ").split()
+                _one_of("COMPONENTS", name, _folders("components"))
+                for name in variables.get("COMPONENTS", "").replace(",", " ").split()
             ),
             namespace=variables.get("NAMESPACE", ""),
             image=variables.get("IMAGE", ""),
@@ -65,7 +66,9 @@ class Site:
         for name in TOOLS:
             if shutil.which(name):
                 return name
-        raise Refused(f"none of {', '.join(TOOLS)} is on PATH to build the image; install one, or deploy a ready image with BUILD=no IMAGE=...")
+        raise RefusedError(
+            f"none of {', '.join(TOOLS)} is on PATH to build the image; install one, or deploy a ready image with BUILD=no IMAGE=..."
+        )
 
 
 def _folders(kind: str) -> tuple[str, ...]:
@@ -74,29 +77,29 @@ def _folders(kind: str) -> tuple[str, ...]:
 
 def _one_of(variable: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
-        raise Refused(f"{variable}={value} is not in this project; choose one of {', '.join(known)}")
+        raise RefusedError(f"{variable}={value} is not in this project; choose one of {', '.join(known)}")
     return value
 
 
 def _switch(variable: str, value: str, default: bool) -> bool:
     known = {"": default, "1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
     if value.lower() not in known:
-        raise Refused(f"{variable}={value} is neither yes nor no; write {variable}=1 or {variable}=0")
+        raise RefusedError(f"{variable}={value} is neither yes nor no; write {variable}=1 or {variable}=0")
     return known[value.lower()]
 
 
 def need(program: str, remedy: str) -> str:
     """A program that must be on PATH."""
     if shutil.which(program) is None:
-        raise Refused(f"'{program}' is not on PATH; {remedy}")
+        raise RefusedError(f"'{program}' is not on PATH; {remedy}")
     return program
 
 
 def run(*command: str, cwd: Path | None = None) -> None:
-    """A command whose output people see. Raises Refused where it fails."""
+    """A command whose output people see. Raises RefusedError where it fails."""
     print("+ " + shlex.join(command), flush=True)
     if subprocess.run(command, cwd=cwd).returncode:
-        raise Refused(f"'{shlex.join(command)}' has failed; its reason stands above")
+        raise RefusedError(f"'{shlex.join(command)}' has failed; its reason stands above")
 
 
 def variables() -> Mapping[str, str]:
