@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds that anything on the cluster may take."""
 
 
