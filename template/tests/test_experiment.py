@@ -86,6 +86,8 @@ def test_a_new_pods_first_call_is_measured_from_its_ready_condition() -> None:
 def test_a_pod_that_comes_back_is_no_new_one() -> None:
     """A container that was killed is ready again in the same pod."""
     run = scaled_up("kubernetes", 0.1)
+    listed = replace(run, changes=(*run.changes, Change(12.1, "a-4", "server", "listed")))
+    assert measure(listed)[1].ready == (*THREE, "a-4")
     again = (Change(15, "a-4", "server", "not ready"), Change(17, "a-4", "server", "ready"))
     run = replace(run, changes=(*run.changes, *again))
     assert measure(run)[1].found == {"a-4": pytest.approx(0.1)}
@@ -300,6 +302,8 @@ def test_a_pair_is_watched_through_breaks_of_watch_and_log(tmp_path: Path, monke
     observer.start()
     try:
         assert observer.wait_for(lambda: len(observer.seconds) == 2 and observer.changes[-1].what == "listed", DEADLINE)
+        told_of = observer.events
+        assert observer.wait_for(lambda: observer.events > told_of + 2, DEADLINE)
     finally:
         observer.close()
     told = [(change.pod, change.what) for change in observer.changes if change.role == "server"]
