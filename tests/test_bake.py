@@ -59,7 +59,7 @@ def test_everything_parses(baked: tuple[str, Path]) -> None:
         if path.suffix == ".py":
             ast.parse(path.read_text(encoding="utf-8"), str(path))
         elif path.suffix in (".yaml", ".yml"):
-            assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
+            assert all(isinstance(part, dict) for part in yaml.safe_load_all(path.read_text(encoding="utf-8"))), path
     metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert metadata["name"] == project.name
     assert metadata["description"] == ANSWERS[name].get("description", "A pair of gRPC services on Kubernetes.")

@@ -37,15 +37,21 @@ class Everywhere:
     elsewhere: Deployed
 
 
+CHANGES = {
+    "server.env": ("SERVER__DRAIN__WAIT=10s", "SERVER__DRAIN__WAIT=3s"),
+    "client.env": ("CLIENT__TIMEOUT=2s", "CLIENT__TIMEOUT=10s"),
+    "server.yaml": ("cpu: 100m", "cpu: 10m"),
+    "client.yaml": ("cpu: 100m", "cpu: 10m"),
+}
+"""Drains that a test can wait for, a deadline that a busy machine keeps, and room for many pods on one small node."""
+
+
 def quick(project: Path) -> Path:
-    """Drains that a test can wait for, and a deadline that a busy machine keeps."""
-    for role, change in (
-        ("server", ("SERVER__DRAIN__WAIT=10s", "SERVER__DRAIN__WAIT=3s")),
-        ("client", ("CLIENT__TIMEOUT=2s", "CLIENT__TIMEOUT=10s")),
-    ):
-        path = project / "deploy" / "base" / f"{role}.env"
-        assert change[0] in path.read_text()
-        path.write_text(path.read_text().replace(*change))
+    """Make the changes, as a person edits."""
+    for file, (old, new) in CHANGES.items():
+        path = project / "deploy" / "base" / file
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
     return project
 
 

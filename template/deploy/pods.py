@@ -1,6 +1,7 @@
 """What is wrong with pods, in sentences, and which of them serve."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from .kubectl import Kubectl
@@ -21,23 +22,34 @@ WAITING = {
 """What a container waits for, and will wait for until somebody acts."""
 
 
-def trouble(kubectl: Kubectl, selector: str) -> str:
-    """The first thing that keeps a pod from becoming ready for ever, or nothing."""
-    return next((text for pod in kubectl.get("pods", selector).get("items", []) for text in _troubles(kubectl, pod)), "")
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What keeps a pod from becoming ready. fatal: until somebody acts; the others may end by themselves."""
+
+    text: str
+    fatal: bool
 
 
-def _troubles(kubectl: Kubectl, pod: dict[str, Any]) -> Iterator[str]:
+def troubles(kubectl: Kubectl, selector: str) -> list[Trouble]:
+    """Of all pods that are to stay."""
+    pods = kubectl.get("pods", selector).get("items", [])
+    return [found for pod in pods if "deletionTimestamp" not in pod["metadata"] for found in _troubles(kubectl, pod)]
+
+
+def _troubles(kubectl: Kubectl, pod: dict[str, Any]) -> Iterator[Trouble]:
     name = pod["metadata"]["name"]
-    if "deletionTimestamp" in pod["metadata"]:
-        return
+    for condition in pod["status"].get("conditions", []):
+        if condition.get("reason") == "Unschedulable":
+            yield Trouble(f"pod {name} finds no node: {condition['message']}", fatal=False)
     for container in pod["status"].get("containerStatuses", []):
         waiting = container["state"].get("waiting", {})
         reason, message = waiting.get("reason", ""), " ".join(waiting.get("message", "no message").split())
         if reason in WAITING:
-            yield f"pod {name}: " + WAITING[reason].format(image=container["image"], message=message)
+            yield Trouble(f"pod {name}: " + WAITING[reason].format(image=container["image"], message=message), fatal=True)
         elif reason == "CrashLoopBackOff":
             ended = container.get("lastState", {}).get("terminated", {})
-            yield f"pod {name} ends again and again, with status {ended.get('exitCode', '?')}: {_last_words(kubectl, name)}"
+            text = f"pod {name} ends again and again, with status {ended.get('exitCode', '?')}: {_last_words(kubectl, name)}"
+            yield Trouble(text, fatal=True)
 
 
 def _last_words(kubectl: Kubectl, pod: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from .kubectl import Kubectl
 from .manifests import CLIENT, MODE, NAME, PART_OF, SERVER, render
-from .pods import trouble
+from .pods import troubles
 from .site import RefusedError, Site
 
 KINDS = (
@@ -101,12 +101,14 @@ def wait(kubectl: Kubectl, kind: str, name: str, seconds: float) -> None:
     selector = f"--selector={PART_OF}" + (f",{NAME}={name}" if name else "")
     until, told = time.monotonic() + seconds, ""
     while waiting := [text for item in kubectl.get(kind, selector).get("items", []) if (text := _lacking(item))]:
-        if (text := "; ".join(waiting)) != told:
+        found = troubles(kubectl, selector)
+        for trouble in found:
+            if trouble.fatal:
+                raise RefusedError(trouble.text)
+        if (text := "; ".join([*waiting, *(trouble.text for trouble in found)])) != told:
             print(told := text, flush=True)
-        if problem := trouble(kubectl, selector):
-            raise RefusedError(problem)
         if time.monotonic() > until:
-            raise RefusedError(f"{text}: not more within TIMEOUT={seconds:g} seconds; make status shows the pods")
+            raise RefusedError(f"{text}; not more within TIMEOUT={seconds:g} seconds")
         time.sleep(0.5)
 
 
