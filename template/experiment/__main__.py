@@ -51,6 +51,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     except ExperimentError as error:
         console.print(f"experiment: {error}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
+    if arguments.dry_run:
+        console.print(
+            f"would deploy there, change, break and undeploy: {', '.join(arguments.modes)}", highlight=False, soft_wrap=True
+        )
+        return 0
     for name in arguments.modes:
         story = Story(cluster, MODES[name], site, options, _telling(console, name, begun))
         try:
@@ -103,6 +108,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="the folder that tables, pictures and data go to")
     parser.add_argument("--modes", type=_modes, default=available(), help=f"some of {','.join(available())}")
     parser.add_argument("--quick", action="store_true", help="the short story: no part of the cluster itself is disturbed")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--rate", type=number(10, 2000), default=200.0, help="calls a second (200)")
     parser.add_argument("--outage", type=number(1, 600), default=60.0, help="seconds for which the API server is stopped (60)")
     parser.add_argument("--refresh", type=number(0.1, 600), default=5.0, help="DISCOVERY__REFRESH of the deployment, seconds (5)")

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -138,7 +137,7 @@ class Cluster:
             time.sleep(0.2)
 
     def _make(self, target: str, *variables: str) -> None:
-        _run([os.environ.get("MAKE", "make"), "--no-print-directory", target, f"NAMESPACE={self.namespace}", *variables], 600)
+        _run(["make", "--no-print-directory", target, f"NAMESPACE={self.namespace}", *variables], 600)
 
 
 def disturb(command: str) -> None:

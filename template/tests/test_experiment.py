@@ -323,7 +323,7 @@ def test_a_pair_is_watched_through_breaks_of_watch_and_log(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--modes", "dns,carrier-pigeon"], "'carrier-pigeon' is no mode of this project; there are passthrough"),
+        (["--modes", "passthrough,carrier-pigeon"], "'carrier-pigeon' is no mode of this project; there are passthrough"),
         (["--stop-api", "true"], "--stop-api and --start-api (STOP_API, START_API) belong together"),
         (["--rate", "1"], "1 is no number from 10 to 2000"),
         (["--results", "Makefile"], "no file can be written there"),
