@@ -45,6 +45,7 @@ wire: ## generate template/src/discovery/wire from its protos
 
 docs: $(installed) ## regenerate what docs/ takes from the code
 	@$(bin)/python -m tests.settings_page
+	@PYTHONPATH=template $(bin)/python -m experiment.results docs/experiment-on-a-cluster
 
 lock: $(installed) ## take newer dependencies into all locks
 	@$(bin)/pip install --quiet --disable-pip-version-check uv

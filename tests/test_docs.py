@@ -17,19 +17,19 @@ from .settings_page import PAGE, page
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "template/src/discovery/README.md",
 ]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_pictures_lead_somewhere(path) -> None:  # type: ignore[no-untyped-def]
     """Relative ones; the others are none of ours."""
     for link in re.findall(r"\]\(([^)#]+)", path.read_text()):
         assert link.startswith("http") or (path.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_make_target_that_is_named_exists(path) -> None:  # type: ignore[no-untyped-def]
     """In the repository or in a generated project."""
     known = set(

@@ -46,6 +46,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     options = Options(arguments.rate, arguments.outage, arguments.refresh, arguments.dns_ttl, arguments.quick)
     status, begun = 0, time.monotonic()
     cluster = Cluster(arguments.project, arguments.namespace)
+    try:
+        console.print(f"namespace {arguments.namespace} of {cluster.about()}", highlight=False, markup=False, soft_wrap=True)
+    except ExperimentError as error:
+        console.print(f"experiment: {error}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    if arguments.dry_run:
+        console.print(
+            f"would deploy there, change, break and undeploy: {', '.join(arguments.modes)}", highlight=False, soft_wrap=True
+        )
+        return 0
     for name in arguments.modes:
         story = Story(cluster, MODES[name], site, options, _telling(console, name, begun))
         try:
@@ -70,8 +80,8 @@ def _telling(console: Console, mode: str, begun: float) -> Callable[[str], None]
 def _tell(console: Console, record: Record) -> bool:
     """What was seen in one mode, and what was not as promised; tells whether all was."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("step", "calls", "failed", "who served", "first call after ready"):
-        table.add_column(heading, justify="right" if heading in ("calls", "failed") else "left")
+    for heading in ("step", "calls", "failed", "who served", "new pods' first call"):
+        table.add_column(heading, justify="right" if heading in ("calls", "failed") else "left", no_wrap=True)
     for line in measure(record):
         found = ["never" if late is None else spoken(late) for late in line.found.values()]
         table.add_row(
@@ -98,6 +108,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="the folder that tables, pictures and data go to")
     parser.add_argument("--modes", type=_modes, default=available(), help=f"some of {','.join(available())}")
     parser.add_argument("--quick", action="store_true", help="the short story: no part of the cluster itself is disturbed")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--rate", type=number(10, 2000), default=200.0, help="calls a second (200)")
     parser.add_argument("--outage", type=number(1, 600), default=60.0, help="seconds for which the API server is stopped (60)")
     parser.add_argument("--refresh", type=number(0.1, 600), default=5.0, help="DISCOVERY__REFRESH of the deployment, seconds (5)")
@@ -105,11 +116,16 @@ def main() -> None:
         "--dns-ttl", type=number(0, 600), default=30.0, help="for how long the cluster's DNS gives the same answer (30)"
     )
     for name, what in (
-        ("stop-api", "stops the API server"),
-        ("start-api", "starts it again"),
-        ("restart-dns", "restarts CoreDNS"),
+        ("STOP_API", "stops the API server"),
+        ("START_API", "starts it again"),
+        ("RESTART_DNS", "restarts CoreDNS"),
     ):
-        parser.add_argument(f"--{name}", default="", metavar="COMMAND", help=f"what {what}; without it that step is left out")
+        parser.add_argument(
+            f"--{name.lower().replace('_', '-')}",
+            default=os.environ.get(name, ""),
+            metavar="COMMAND",
+            help=f"what {what} (${name}); without it that step is left out",
+        )
     arguments = parser.parse_args()
     if bool(arguments.stop_api) != bool(arguments.start_api):
         parser.error("--stop-api and --start-api (STOP_API, START_API) belong together; give both or none")

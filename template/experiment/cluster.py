@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds that anything on the cluster may take."""
 
 
@@ -42,6 +41,12 @@ class Cluster:
     def kubectl(self, *arguments: str, timeout: float = PATIENCE) -> str:
         """What it prints. Raises ExperimentError."""
         return _run(self.command(*arguments), timeout)
+
+    def about(self) -> str:
+        """The cluster, so that nobody takes it for another. Raises ExperimentError where there is none."""
+        version, nodes = self.check()
+        context = self.kubectl("config", "current-context").strip()
+        return f"context {context}: Kubernetes {version}, {nodes} node{'s' if nodes > 1 else ''}"
 
     def check(self) -> tuple[str, int]:
         """The cluster's version, and how many nodes it has. Raises ExperimentError where there is none."""
@@ -132,7 +137,7 @@ class Cluster:
             time.sleep(0.2)
 
     def _make(self, target: str, *variables: str) -> None:
-        _run([os.environ.get("MAKE", "make"), "--no-print-directory", target, f"NAMESPACE={self.namespace}", *variables], 600)
+        _run(["make", "--no-print-directory", target, f"NAMESPACE={self.namespace}", *variables], 600)
 
 
 def disturb(command: str) -> None:

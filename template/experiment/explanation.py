@@ -1,8 +1,9 @@
 """What each mode is, and why it behaved as it did, in plain words around its own figures. Pure."""
 
+import statistics
 from collections.abc import Callable, Sequence
 
-from .measure import Seen, drains, median, samples
+from .measure import Seen, drains, listed, median, samples
 from .record import Act, Record
 from .wording import after, count, spoken
 
@@ -71,8 +72,13 @@ does a smaller `ttl` in CoreDNS."""
 
 
 def _kubernetes(record: Record, seen: Sequence[Seen]) -> str:
+    until = listed(record, seen)
+    where = ""
+    if until:
+        where = f"""Of that, {spoken(max(0.0, statistics.median(until)))} in the median and {spoken(max(0.0, until[-1]))} at most went by until an EndpointSlice
+had the pod as ready, which is the work of the cluster's own controller; the rest is the client's."""
     return f"""discovery lists the Service's EndpointSlices and watches them: the API server tells of a change when it happens. {_found(seen)}
-{_lossless(seen)} What it needs is an account that may read EndpointSlices: see [below](#what-push-buys-and-what-it-costs)."""
+{where} {_lossless(seen)} What it needs is an account that may read EndpointSlices: see [below](#what-push-buys-and-what-it-costs)."""
 
 
 def _etcd(record: Record, seen: Sequence[Seen]) -> str:

@@ -79,7 +79,7 @@ def _ready(record: Record, at: float) -> tuple[str, ...]:
     """The servers that are ready, and not told to end, at a moment."""
     found: dict[str, None] = {}
     for change in record.changes:
-        if change.role == "server" and change.at <= at:
+        if change.role == "server" and change.what != "listed" and change.at <= at:
             found.pop(change.pod, None)
             if change.what == "ready":
                 found[change.pod] = None
@@ -101,6 +101,12 @@ def median(seen: Sequence[Seen]) -> float | None:
     """The middle one of them."""
     found = samples(seen)
     return statistics.median(found) if found else None
+
+
+def listed(record: Record, seen: Sequence[Seen]) -> list[float]:
+    """Seconds from ready to being so in an EndpointSlice, of the pods that came in the course of it."""
+    told, ready = _moments(record, "server", "listed"), _moments(record, "server", "ready")
+    return sorted(told[pod] - ready[pod] for line in seen for pod in line.found if pod in told)
 
 
 def drains(record: Record) -> float:

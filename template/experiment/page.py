@@ -192,4 +192,4 @@ differ by less than {clocks * 1000:.1f} ms, the shortest time in which a line of
 
 
 def _failed(line: Seen) -> str:
-    return "0" if not line.failures else ", ".join(f"{count} {code}" for code, count in line.failed.items())
+    return ", ".join(f"{number} {code}" for code, number in line.failed.items()) or "none"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Role = Literal["server", "client"]
-What = Literal["created", "ready", "not ready", "terminating", "gone"]
+What = Literal["created", "ready", "listed", "not ready", "terminating", "gone"]
 Act = Literal[
     "steady", "scale up", "scale down", "roll out", "retries on", "kill", "restart DNS", "stop API", "start API", "roll out again",
     "other age", "scale up again",
@@ -32,7 +32,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Change:
-    """A pod, as a watch on the API tells of it at the moment `at`."""
+    """A pod, as a watch on the API tells of it at the moment `at`; `listed` is when an EndpointSlice first had it as ready."""
 
     at: float
     pod: str

@@ -15,7 +15,6 @@ START, UP, DOWN, AGAIN = 3, 5, 2, 5
 """How many servers there are at first, then, then, and after the API server's return."""
 AGE = 30.0
 """Seconds of MaxConnectionAge, where it is limited: in native-dns as it is deployed, and in passthrough for a while."""
-STEADY = 10.0
 PAUSE = 5.0
 """Seconds that are watched after a change has had its effect."""
 
@@ -51,6 +50,7 @@ class Story:
         options = self.options
         self.settings = {"refresh": options.refresh, "dns_ttl": options.dns_ttl, "age": AGE, "outage": options.outage}
         self.within = self.mode.within(self.settings)
+        self.pause = PAUSE / 2 if options.quick else PAUSE
 
     def run(self) -> Record:
         """All of it. The pair is taken away again, and the API server started, whatever happens. Raises ExperimentError."""
@@ -77,7 +77,7 @@ class Story:
     def _plan(self) -> None:
         """Without retries first, which would hide what pods that come and go cost; then with them, and with worse."""
         with self._stepping("steady", "steady"):
-            time.sleep(STEADY / 2 if self.options.quick else STEADY)
+            time.sleep(2 * self.pause)
         self._scale("scale up", UP)
         self._scale("scale down", DOWN)
         self._roll_out("roll out")
@@ -103,7 +103,7 @@ class Story:
         self.within = None
         self._scale("scale up again", self.pods + 2, seconds=1.5 * AGE)
 
-    def _scale(self, act: Act, pods: int, seconds: float = PAUSE) -> None:
+    def _scale(self, act: Act, pods: int, seconds: float | None = None) -> None:
         with self._stepping(act, f"{'scale up' if pods > self.pods else 'scale down'} to {pods}"):
             self.pods = pods
             self.cluster.scale(pods)
@@ -135,10 +135,9 @@ class Story:
                 self._changed()
                 self._settle(2 * PAUSE)
         else:
-            self.skipped["restart CoreDNS"] = "RESTART_DNS names no command"
+            self._leave_out("restart CoreDNS", "RESTART_DNS names no command")
         if not (self.site.stop_api and self.site.start_api):
-            self.skipped["stop the API server"] = "STOP_API and START_API name no commands"
-            return
+            return self._leave_out("stop the API server", "STOP_API and START_API name no commands")
         self._count()
         try:
             with self._stepping("stop API", f"API server stopped {self.options.outage:g} s"):
@@ -160,7 +159,11 @@ class Story:
             self._changed()
             self._settle()
 
-    def _settle(self, seconds: float = PAUSE) -> None:
+    def _leave_out(self, what: str, why: str) -> None:
+        self.skipped[what] = why
+        self.say(f"left out: to {what}, because {why}")
+
+    def _settle(self, seconds: float | None = None) -> None:
         """Until as many pods as wanted are ready, no other is left, and those are called which will be; then some seconds more."""
         if not self._observer.wait_for(
             lambda: len(self._observer.ready()) == self.pods and not self._observer.ending(), PATIENCE
@@ -171,7 +174,7 @@ class Story:
             )
         if self.within is not None:
             self._observer.wait_for(self._all_heard, self.within + 2 * PAUSE)
-        time.sleep(seconds)
+        time.sleep(self.pause if seconds is None else seconds)
 
     def _all_heard(self) -> bool:
         """Whether all have answered the newest client."""

@@ -24,6 +24,7 @@ class Pod:
     role: Role
     ready: bool = False
     terminating: bool = False
+    listed: bool = False
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Observer:
         """Begin to follow; comes back when the pods that there are are known. Raises ExperimentError."""
         base, labels = f"namespaces/{self.cluster.namespace}", f"kubernetes.io/service-name={self.cluster.project}-server"
         self._thread(self._watch, f"/api/v1/{base}/pods", self.cluster.selector, self._see_pod, self._see_pods)
-        self._thread(self._watch, f"/apis/discovery.k8s.io/v1/{base}/endpointslices", labels, self._see_slice, lambda items: None)
+        self._thread(self._watch, f"/apis/discovery.k8s.io/v1/{base}/endpointslices", labels, self._see_slice, self._see_slices)
         if not self.wait_for(lambda: self.listed > 0, 30):
             raise ExperimentError("the pods cannot be watched: may this account list and watch pods here?")
 
@@ -128,6 +129,15 @@ class Observer:
     def _see_slice(self, kind: str, item: Any, size: int) -> None:
         self.events += 1
         self.bytes += size
+        self._see_slices([item])
+
+    def _see_slices(self, items: list[Any]) -> None:
+        """Whom they have as ready; that of a pod which is told to end is no news."""
+        for endpoint in (endpoint for item in items for endpoint in item.get("endpoints") or ()):
+            pod = self.pods.get(endpoint.get("targetRef", {}).get("name", ""))
+            if pod is not None and not pod.listed and endpoint.get("conditions", {}).get("ready") is not False:
+                pod.listed = True
+                self._note(endpoint["targetRef"]["name"], "listed")
 
     def _see_pods(self, items: list[Any]) -> None:
         """The whole truth; who is not in it is gone."""

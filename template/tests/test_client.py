@@ -138,6 +138,22 @@ def test_the_service_is_ready_only_when_a_call_could_go_out_and_ends_cleanly() -
             client.close()
 
 
+def test_each_servers_first_answer_is_a_line_of_the_log_once() -> None:
+    """So that logs tell when a new server was found, to the millisecond, and stay short."""
+    with servers("first", "second") as running:
+        target = "static:///" + ",".join(address for _, address in running.values())
+        client = Process("client", CLIENT__TARGET=target, CLIENT__RATE="50", CLIENT__HEALTH_PORT="0", LOG__FORMAT="json")
+        try:
+            for name in ("first", "second"):
+                client.wait_for(f'"first": "{name}"')
+            for _ in range(2):  # whole seconds in which both served
+                client.wait_for('"served": {"first": [0-9]+, "second": [0-9]+}')
+                client.lines.remove(next(line for line in client.lines if '"served"' in line))
+            assert len([line for line in client.lines if "first answer from" in line]) == 2
+        finally:
+            client.close()
+
+
 def test_a_target_that_cannot_work_ends_the_service_with_a_sentence() -> None:
     """Status 2, no traceback."""
     client = Process("client", CLIENT__TARGET="kubernetes:///Wrong")
