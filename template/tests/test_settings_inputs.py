@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hypothesis import assume, example, given
+from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from discovery import DiscoveryError
@@ -88,6 +89,7 @@ def loaded(said: io.StringIO) -> tuple[Settings | None, object]:
         return None, ended.code
 
 
+@how(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(NAMES), values, max_size=3) | st.dictionaries(names, texts | objects, max_size=3),
     st.just(b"")
