@@ -6,12 +6,15 @@ RESULTS ?= $(if $(QUICK),build/experiment-results,docs/experiment-on-a-cluster)
 
 bin = $(VENV)/bin
 installed = $(VENV)/installed
+# The same environments as those of baked projects in tests and benchmarks, VENV=build/venv.
+tools = build/venv-tools/bin
+tooled = build/venv-tools/installed
 pytest = $(bin)/python -m pytest -c pyproject.toml
 # Everything in template/ would be copied into a project.
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster conformance lint format bench experiment stress fuzz wire lock docs check clean
+.PHONY: help demo test test-cluster conformance lint format bench experiment stress fuzz wire lock audit docs check clean
 
 ##@ See it
 demo: $(installed) ## bake the default project and run its demo (MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
@@ -47,16 +50,19 @@ docs: $(installed) ## regenerate what docs/ takes from the code
 	@$(bin)/python -m tests.settings_page
 	@PYTHONPATH=template $(bin)/python -m experiment.results docs/experiment-on-a-cluster
 
-lock: $(installed) ## take newer dependencies into all locks
-	@$(bin)/pip install --quiet --disable-pip-version-check uv
-	@$(bin)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 requirements.in -o requirements.lock
+clean: ## remove what make has made
+	@rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+##@ Dependencies
+lock: $(installed) $(tooled) ## take newer ones into all locks, here and in template/requirements
+	@$(tools)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 requirements.in -o requirements.lock
 	@rm -rf build/lock && $(bin)/python -m tests.bake build/lock >&2
 	@$(MAKE) --no-print-directory -C build/lock/greeter-pair lock VENV=$(abspath build/venv)
 	@cp build/lock/greeter-pair/requirements/*.lock template/requirements/
 
-clean: ## remove what make has made
-	@rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+audit: $(tooled) ## known vulnerabilities in all locks; asks api.osv.dev
+	@sh template/requirements/audit.sh $(tools)/pip-audit requirements.lock template/requirements/*.lock
 
 ##@ Measure
 bench: $(installed) ## cost and speed, as ratios to peers in the same run (build/benchmarks.json)
@@ -79,6 +85,12 @@ $(installed): requirements.lock
 	@echo "installing into $(VENV) (once, about half a minute)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(bin)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(tooled): template/requirements/tools.lock
+	@mkdir -p build
+	@$(PYTHON) -m venv build/venv-tools
+	@build/venv-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 ##@ Help

@@ -47,8 +47,9 @@ def bake(output: Path, **answers: str) -> Path:
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     project = next(path for path in output.iterdir() if path.is_dir())
-    # As old as the template's, so that make installs the environment that all bakes share only when the lock has changed.
-    shutil.copystat(ROOT / "template" / "requirements" / "dev.lock", project / "requirements" / "dev.lock")
+    # As old as the template's, so that make installs the environments that all bakes share only when their locks have changed.
+    for lock in (ROOT / "template" / "requirements").glob("*.lock"):
+        shutil.copystat(lock, project / "requirements" / lock.name)
     return project
 
 

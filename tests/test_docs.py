@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -14,23 +15,58 @@ from discovery.tests.conformance.conftest import registries
 from .bake import ROOT
 from .settings_page import PAGE, page
 
+INVENTED = {"src/discovery/sources/consul.py"}
+"""Files of an example."""
+
 PAGES = [
     ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "template/README.md", "template/SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "template/src/discovery/README.md",
 ]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_and_pictures_lead_somewhere(path) -> None:  # type: ignore[no-untyped-def]
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_and_pictures_lead_somewhere(path: Path) -> None:
     """Relative ones; the others are none of ours."""
-    for link in re.findall(r"\]\(([^)#]+)", path.read_text()):
-        assert link.startswith("http") or (path.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", path.read_text()):
+        if link.startswith("http"):
+            continue
+        to = path.parent / link if link else path
+        assert to.exists(), link
+        assert not anchor or anchor in anchors(to), f"{link}#{anchor}"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_make_target_that_is_named_exists(path) -> None:  # type: ignore[no-untyped-def]
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_every_setting_that_is_named_exists(path: Path) -> None:
+    """As the page of settings has it, and that is written by the code."""
+    known = set(re.findall(r"^\| `([A-Z_]+)`", PAGE.read_text(), re.MULTILINE))
+    for name in re.findall(r"\b(?:SERVER|CLIENT|DISCOVERY|REGISTRATION|TELEMETRY|LOG|TLS)__[A-Z_]*[A-Z]", path.read_text()):
+        assert name in known, name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_every_file_that_is_named_is_there(path: Path) -> None:
+    """Of the repository, the template, a project's folders, or beside the page."""
+    text = path.read_text().replace("{{ cookiecutter.package_name }}", "{{cookiecutter.package_name}}")
+    bases = [ROOT, ROOT / "template", ROOT / "template/src", ROOT / "template/src/discovery", path.parent]
+    bases += [ROOT / "template/src/{{cookiecutter.package_name}}", ROOT / "template/src/discovery/tests"]
+    for name in re.findall(r"`([\w{}./-]+\.(?:py|md|in|lock|toml|proto|sh|yaml))`", text):
+        assert any((base / name).exists() for base in bases) or name in INVENTED, name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_every_make_target_that_is_named_exists(path: Path) -> None:
     """In the repository or in a generated project."""
     known = set(
         re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text() + (ROOT / "template/Makefile").read_text(), re.MULTILINE)
@@ -46,7 +82,8 @@ def test_the_settings_page_is_fresh() -> None:
 
 def test_every_target_in_the_readmes_is_understood() -> None:
     """As it is written there."""
-    written = [target for path in PAGES for target in re.findall(r"`([a-z-]+:///[^`\s]+)`", path.read_text())]
+    found = [target for path in PAGES for target in re.findall(r"`([a-z-]+:///[^`\s]+)`", path.read_text())]
+    written = [target for target in found if target != "scheme:///name"]
     assert written
     for target in (text.replace(":port", ":50051") if "host:port" not in text else text for text in written):
         for form in {re.sub(r"\[[^]]*\]", "", target), re.sub(r"[][]", "", target)} if "host:port" not in target else ():

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections import Counter
+from collections.abc import Callable
 
 import grpc
 import grpc.aio
@@ -120,20 +121,31 @@ def test_a_second_sigterm_ends_it_at_once() -> None:
 
 async def test_sigterm_under_load_loses_no_call_without_any_retry() -> None:
     """Three servers through discovery, one drained; calls at a steady rate all the while."""
-    with servers("a", "b", "c", **QUICK) as running:
+    # Long enough for a client to hear of it on a busy machine too: what is sent after the wait is lost.
+    with servers("a", "b", "c", SERVER__DRAIN__WAIT="2s") as running:
         target = "static:///" + ",".join(address for _, address in running.values())
-        settings = Settings(client=Client.model_validate({"target": target, "rate": 200, "retry": {"enabled": False}}))
+        wanted = {"target": target, "rate": 200, "retry": {"enabled": False}, "timeout": DEADLINE}
+        settings = Settings(client=Client.model_validate(wanted))
         results: list[Result] = []
-        stopping = asyncio.Event()
+        answered, stopping = asyncio.Event(), asyncio.Event()
+
+        def told(result: Result) -> None:
+            results.append(result)
+            answered.set()
+
+        async def until(condition: Callable[[], bool]) -> None:
+            async with asyncio.timeout(DEADLINE):
+                while not condition():
+                    answered.clear()
+                    await answered.wait()
+
         async with GreeterClient.connect(settings) as greeter:
-            calling = asyncio.create_task(Loop(greeter, settings.client, results.append).run(stopping))
-            while len({result.server for result in results}) < 3:
-                await asyncio.sleep(0.01)
+            calling = asyncio.create_task(Loop(greeter, settings.client, told).run(stopping))
+            await until(lambda: len({result.server for result in results}) == 3)
             running["a"][0].send(signal.SIGTERM)
             assert await asyncio.to_thread(running["a"][0].ended) == 0
             after = len(results)
-            while len(results) < after + 100:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(results) >= after + 100)
             stopping.set()
             await calling
     assert Counter(result.code for result in results).keys() == {"OK"}

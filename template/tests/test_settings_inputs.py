@@ -9,10 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hypothesis import assume, given
+from hypothesis import assume, example, given
+from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from discovery import DiscoveryError
+
 from {{ cookiecutter.package_name }} import options
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.settings_command import leaves, load, print_settings
@@ -21,10 +23,31 @@ NAMES = [name for name, _, _ in leaves(Settings)]
 SECTIONS = sorted({name.rpartition("__")[0] for name in NAMES})
 LAST = sorted({name.rpartition("__")[2].lower() for name in NAMES})
 
-good = ["0", "1", "2.5", "true", "false", "none", "30s", "500ms", "9999999999", "1e308", '["a:1"]', "{}", "INFO", "etcd:///a", "10.0.0.1"]
+good = [
+    "0",
+    "1",
+    "2.5",
+    "true",
+    "false",
+    "none",
+    "30s",
+    "500ms",
+    "9999999999",
+    "1e308",
+    '["a:1"]',
+    "{}",
+    "INFO",
+    "etcd:///a",
+    "10.0.0.1",
+]
 parts = ["-1", "inf", "nan", "[", "]", "{", "}", '"', "'", ":", ",", "null", "9" * 30, "h", "ms", "\\", "$", "\n", "\udcff"]
 texts = st.lists(st.sampled_from(parts + good), max_size=4).map("".join) | st.text(max_size=12)
-values = st.sampled_from(good) | st.integers().map(str) | st.builds("{}{}".format, st.floats(), st.sampled_from(["", "s", "h"])) | texts
+values = (
+    st.sampled_from(good)
+    | st.integers().map(str)
+    | st.builds("{}{}".format, st.floats(), st.sampled_from(["", "s", "h"]))
+    | texts
+)
 objects = st.dictionaries(st.sampled_from(LAST), st.floats() | st.integers() | st.none() | texts, max_size=2).map(json.dumps)
 names = st.sampled_from(NAMES) | st.sampled_from(SECTIONS) | st.builds("{}__{}".format, st.sampled_from(SECTIONS), texts)
 lines = st.builds("{}{}{}".format, st.sampled_from(NAMES) | texts, st.sampled_from(["=", " = ", "='", '="', "=${", ""]), values)
@@ -57,24 +80,41 @@ def surroundings(environment: dict[str, str], dotenv: bytes) -> Iterator[None]:
             os.environ.update(before)
 
 
+def loaded(said: io.StringIO) -> tuple[Settings | None, object]:
+    """The settings, or the status with which a command would end, and what it would say."""
+    try:
+        with contextlib.redirect_stderr(said):
+            return load(), None
+    except SystemExit as ended:
+        return None, ended.code
+
+
+@how(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(NAMES), values, max_size=3) | st.dictionaries(names, texts | objects, max_size=3),
-    st.just(b"") | st.lists(lines, max_size=3).map(lambda written: "\n".join(written).encode(errors="replace")) | st.binary(max_size=20),
+    st.just(b"")
+    | st.lists(lines, max_size=3).map(lambda written: "\n".join(written).encode(errors="replace"))
+    | st.binary(max_size=20),
 )
+@example({"SERVER__MAX_MESSAGE_BYTES": "99999999999999"}, b"")
+@example({"SERVER__MAX_METADATA_BYTES": "2000000000"}, b"")
+@example({"SERVER__DRAIN": '{"wait": NaN}'}, b"")
+@example({"SERVER__DRAIN": '{"wait": -1}'}, b"")
+@example({"CLIENT__TIMEOUT": "9" * 400}, b"")
+@example({"CLIENT__RETRY__TOKEN_RATIO": "inf"}, b"")
+@example({"SERVER__PORT": ""}, b"SERVER__HOST='")
+@example({}, b"SERVER__NAME=\xff")
 def test_any_values_at_all_are_settings_or_sentences(environment: dict[str, str], dotenv: bytes) -> None:
     """From the environment and from `.env`; what is accepted can be printed, and can be made into gRPC's arguments."""
     said = io.StringIO()
     assume(all(may_be_in_an_environment(*variable) for variable in environment.items()))
     with surroundings(environment, dotenv):
-        try:
-            with contextlib.redirect_stderr(said):
-                settings = load()
-        except SystemExit as ended:
-            assert ended.code == 2
-            assert "settings: " in said.getvalue()  # python-dotenv may have warned before
-            assert "Traceback" not in said.getvalue()
-            said.getvalue().encode(errors="backslashreplace")
-            return
+        settings, status = loaded(said)
+    if settings is None:
+        assert status == 2
+        assert "settings: " in said.getvalue()  # python-dotenv may have warned before
+        assert "Traceback" not in said.getvalue()
+        return
     with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), errors="backslashreplace")):
         print_settings(settings)
     for name, _, value in leaves(settings):

@@ -72,16 +72,23 @@ class Snapshot:
         skipped = list(problems)
         mended = {endpoint: mend for endpoint in unknown if (mend := _check(endpoint, skipped)) is not endpoint}
         if not mended and len({endpoint[:2] for endpoint in unique}) == len(unique):
-            return cls(unique, tuple(skipped))
+            return cls(unique, tuple(map(printable, skipped)))
         found: dict[tuple[str, int], Endpoint] = {}
         for endpoint in listed:
             good = mended.get(endpoint, endpoint)
             if good is not None and found.setdefault(good[:2], good) != good:
                 skipped.append(f"endpoint {good.authority} is listed twice; the first entry counts")
-        return cls(frozenset(found.values()), tuple(skipped))
+        return cls(frozenset(found.values()), tuple(map(printable, skipped)))
 
     def __len__(self) -> int:
         return len(self.endpoints)
+
+
+def printable(text: str) -> str:
+    """What a registry holds, fit for a log and a terminal: control characters become escapes, or they would command them."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 @functools.lru_cache(maxsize=16384)

@@ -5,16 +5,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .snapshot import Endpoint, Snapshot
+from .snapshot import Endpoint, Snapshot, printable
 from .status import Status
 
 COLUMNS: tuple[tuple[str, Callable[[Endpoint], str]], ...] = (
     ("address", lambda endpoint: endpoint.authority),
-    ("zone", lambda endpoint: endpoint.zone or "-"),
+    ("zone", lambda endpoint: printable(endpoint.zone) or "-"),
     ("weight", lambda endpoint: str(endpoint.weight)),
     ("health", lambda endpoint: endpoint.health.name.lower()),
-    ("name", lambda endpoint: endpoint.name or "-"),
-    ("node", lambda endpoint: endpoint.node or "-"),
+    ("name", lambda endpoint: printable(endpoint.name) or "-"),
+    ("node", lambda endpoint: printable(endpoint.node) or "-"),
 )
 """What a table shows of an endpoint: heading and text. The last is left out where nobody has a node."""
 
@@ -91,7 +91,7 @@ def summary(status: Status) -> str:
     if status.synced_at is not None:
         parts.append(f"synced {time.monotonic() - status.synced_at:.0f} s ago")
     parts += [reason for reason in (status.last_error, status.suspicious, *status.problems) if reason]
-    return "; ".join(parts)
+    return printable("; ".join(parts))
 
 
 def live(status: Status, ages: Ages) -> Any:
@@ -122,4 +122,4 @@ def _sorted(snapshot: Snapshot | None) -> list[Endpoint]:
 
 def _described(endpoint: Endpoint) -> str:
     details = [endpoint.health.name.lower(), f"zone {endpoint.zone}" if endpoint.zone else "", endpoint.name]
-    return "  ".join([endpoint.authority, *filter(None, details)])
+    return printable("  ".join([endpoint.authority, *filter(None, details)]))

@@ -27,7 +27,5 @@ def text(value: float) -> str:
     return f"{value:g}s" if value >= 1 or not value else f"{value * 1000:g}ms"
 
 
-Duration = Annotated[
-    float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False), PlainSerializer(text, return_type=str)
-]
+Duration = Annotated[float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False), PlainSerializer(text, return_type=str)]
 """Seconds, read from any of the forms above and shown in the shortest."""

@@ -43,7 +43,10 @@ class EtcdServer:
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
                 return
-            assert self._process.poll() is None, self._folder.with_suffix(".log").read_text()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                raise AssertionError(
+                    f"etcd has ended with {self._process.wait(0.02)}: {self._folder.with_suffix('.log').read_text()}"
+                )
             assert time.monotonic() < end
 
     def stop(self) -> None:

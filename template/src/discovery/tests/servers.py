@@ -92,3 +92,4 @@ def until(condition: Callable[[], bool]) -> None:
     give_up = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < give_up, "it did not become true"
+        time.sleep(0.002)  # to leave the processor to those who make it true

@@ -105,6 +105,7 @@ def one_endpoint_or_one_sentence(key: bytes, content: bytes) -> None:
     found = decode(key, content)
     snapshot = Snapshot.of([] if isinstance(found, str) else [found], [found] if isinstance(found, str) else [])
     assert len(snapshot) + len(snapshot.problems) == 1
+    assert all(problem.isprintable() for problem in snapshot.problems)
     for text in (*snapshot.problems, *(part for each in snapshot.endpoints for part in each if isinstance(part, str))):
         text.encode()  # it is logged, printed and sent on
 

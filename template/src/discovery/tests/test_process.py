@@ -51,15 +51,17 @@ assert call(b"", timeout=20) == b"a"
 TRAFFIC = (
     CALL
     + """
+going = threading.Semaphore(0)
 def traffic():
     while True:
-        call(b"", timeout=20)
+        call(b"", timeout=20); going.release()
 def changes():
     while True:
-        manual.set([address]); manual.set([address, "127.0.0.1:1"])
+        manual.set([address]); manual.set([address, "127.0.0.1:1"]); going.release()
 for work in (traffic, traffic, changes):
     threading.Thread(target=work, daemon=True).start()
-time.sleep(0.1)
+for _ in range(50):
+    going.acquire(timeout=20)
 """
 )
 

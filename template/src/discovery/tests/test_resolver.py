@@ -14,7 +14,7 @@ from ..resolver import Resolver
 from ..snapshot import Snapshot
 from ..target import parse
 from .fakes import Clock, Script, snapshot
-from .servers import DEADLINE
+from .servers import DEADLINE, until
 
 TARGET = parse("manual:///test")
 
@@ -126,12 +126,10 @@ def test_the_bound_falls_back_only_after_a_watch_that_lived() -> None:
         for lived in (0, 0, 9, 10):
             run.began()
             run.source.steps.put(snapshot(1))
-            while run.resolver.status.state != "synced":
-                pass
+            until(lambda: run.resolver.status.state == "synced")
             clock.now += lived
             run.source.steps.put(SourceError("broken"))
-            while run.resolver.status.state == "synced":
-                pass
+            until(lambda: run.resolver.status.state != "synced")
         run.began()
         assert [high for _, high in run.waits] == [1, 2, 4, 1]
     finally:
@@ -142,8 +140,7 @@ def test_a_source_can_ask_for_a_longer_wait(run: Run) -> None:
     """What a person must mend, such as a missing right, is retried slowly."""
     run.began()
     run.source.steps.put(SourceError("forbidden", retry_after=3600))
-    while run.resolver.status.last_error is None:
-        pass
+    until(lambda: run.resolver.status.last_error is not None)
     with pytest.raises(queue.Empty):
         run.source.watches.get(timeout=0.2)
 

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ..snapshot import Endpoint, Snapshot, parse_authority
+from ..status import Status
+from ..terminal import changes, summary, table
 
 
 def test_equal_content_is_equal_whatever_the_order_or_the_problems() -> None:
@@ -79,3 +81,13 @@ def test_any_text_is_host_and_port_or_a_value_error(text: str) -> None:
         return
     assert host
     assert 1 <= port <= 65535
+
+
+def test_what_a_registry_holds_cannot_command_a_terminal() -> None:
+    """Not from a problem, a name or a zone: escape sequences are shown, not sent."""
+    hostile = "\x1b[2J\n\u202e"
+    shown = Snapshot.of([Endpoint("10.0.0.1", 80, zone=hostile, name=hostile, node=hostile)], [f"key '{hostile}' is left out"])
+    status = Status("etcd:///x", state="synced", snapshot=shown, problems=shown.problems, last_error=hostile)
+    for text in (*table(status).splitlines(), *changes(None, shown), summary(status), *shown.problems):
+        assert text.isprintable()
+        assert "[2J" in text or "ADDRESS" in text
