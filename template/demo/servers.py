@@ -78,6 +78,11 @@ class Server:
     def authority(self) -> str:
         return f"{self.address}:{self.port}"
 
+    @property
+    def process_id(self) -> int | None:
+        """The running process's; None before the first."""
+        return None if self._process is None else self._process.pid
+
     async def start(self) -> None:
         """Start the process and wait until its health says SERVING. Raises DemoError where it ends instead."""
         self.state = "starting"
