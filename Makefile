@@ -10,7 +10,7 @@ pytest = $(bin)/python -m pytest -c pyproject.toml
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster conformance lint format bench stress fuzz wire lock docs check clean
+.PHONY: help demo test test-cluster conformance lint format bench stress faults fuzz wire lock docs check clean
 
 ##@ See it
 demo: $(installed) ## bake the default project and run its demo (MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
@@ -62,6 +62,11 @@ bench: $(installed) ## cost and speed, as ratios to peers in the same run (build
 
 stress: $(installed) ## the long runs: many endpoints, five minutes of changes, exits, 2,000 channels
 	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks stress
+
+faults: $(installed) ## every fault on real servers, registries and networks (root, a cluster as above); writes docs/faults.md
+	@rm -rf build/faults && $(bin)/python -m tests.bake build/faults >&2
+	@$(MAKE) --no-print-directory -C build/faults/greeter-pair faults VENV=$(abspath build/venv) \
+		JSON=$(abspath build/faults.json) PAGE=$(abspath docs/faults.md) ONLY="$(ONLY)"
 
 fuzz: $(installed) ## 100,000 inputs each for targets, etcd's values, EndpointSlices and kept files (EXAMPLES=)
 	@HYPOTHESIS_EXAMPLES=$(or $(EXAMPLES),100000) $(pytest) -q template/src/discovery/tests \

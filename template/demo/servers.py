@@ -63,13 +63,15 @@ class Life:
 
 @dataclass
 class Server:
-    """One server process after another; `state` is what a person would call it, `told` what settings it is given besides."""
+    """One server process after another; `state` is what a person would call it, `told` what settings it is given besides, `through`
+    a command that starts it, such as `ip netns exec ...`."""
 
     name: str
     address: str
     port: int
     state: str = "absent"
     told: dict[str, str] = field(default_factory=dict)
+    through: Sequence[str] = ()
     lives: list[Life] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = field(default=None, repr=False)
     _watching: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -91,6 +93,7 @@ class Server:
         with tempfile.TemporaryFile() as output:
             # Its own session: a Ctrl-C on the terminal is for the demo, which then ends its servers itself.
             process = await asyncio.create_subprocess_exec(
+                *self.through,
                 sys.executable,
                 "-m",
                 SERVER_MODULE,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from . import registries, servers  # noqa: F401
+from . import endings, load, machine, registries, servers  # noqa: F401
 from .catalogue import FAULTS, Fault, Row
 from .page import page
 from .trial import Trial
@@ -22,8 +22,8 @@ async def tried(fault: Fault) -> Row:
     try:
         async with Trial(fault) as trial:
             return await fault.run(trial)
-    except TimeoutError as error:
-        return Row(fault.name, fault.promise, False, note=str(error))
+    except Exception as error:  # what kept it from being tried is no promise that held, and the others go on
+        return Row(fault.name, fault.promise, False, note=f"{type(error).__name__}: {error}")
 
 
 def main() -> int:
@@ -46,17 +46,20 @@ def main() -> int:
         row = asyncio.run(tried(each))
         rows.append(row)
         after = "" if row.recovered is None else f", over after {row.recovered:.1f} s"
-        print(f"{'held   ' if row.held else 'BROKEN '}  {row.fault}: {row.failed} of {row.calls} failed{after}. {row.note}", flush=True)
+        print(
+            f"{'held   ' if row.held else 'BROKEN '}  {row.fault}: {row.failed} of {row.calls} failed{after}. {row.note}",
+            flush=True,
+        )
         print(f"         status: {row.status}\n         log: {row.log}", flush=True)
     if arguments.list:
         return 0
-    machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, grpcio {grpc.__version__}"
+    here = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, grpcio {grpc.__version__}"
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"machine": machine, "rows": [asdict(row) for row in rows], "skipped": dict(skipped)}
+        figures = {"machine": here, "rows": [asdict(row) for row in rows], "skipped": dict(skipped)}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     if arguments.page:
-        arguments.page.write_text(page(rows, skipped, machine))
+        arguments.page.write_text(page(rows, skipped, here))
     return 1 if any(not row.held for row in rows) else 0
 
 

@@ -23,7 +23,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: bool(os.environ.get("FAULTS_STOP_API") and os.environ.get("FAULTS_START_API")),
         "disturbs the whole cluster: set FAULTS_STOP_API and FAULTS_START_API to commands that stop and start its API server",
     ),
-    "root": (lambda: os.geteuid() == 0 and shutil.which("ip") is not None, "needs root, and ip on PATH: apt-get install iproute2"),
+    "root": (
+        lambda: os.geteuid() == 0 and shutil.which("ip") is not None,
+        "needs root, and ip on PATH: apt-get install iproute2",
+    ),
     "libfaketime": (lambda: os.path.exists(LIBFAKETIME), "needs libfaketime: apt-get install faketime"),
 }
 """What a fault may need: whether it is here, and how to get it."""
@@ -72,7 +75,9 @@ FAULTS: list[Fault] = []
 """In the order of the table."""
 
 
-def fault(name: str, *needs: str, quick: bool = False) -> Callable[[Callable[[Any], Awaitable[Row]]], Callable[[Any], Awaitable[Row]]]:
+def fault(
+    name: str, *needs: str, quick: bool = False
+) -> Callable[[Callable[[Any], Awaitable[Row]]], Callable[[Any], Awaitable[Row]]]:
     """Puts an `async def (trial) -> Row` on the list; its docstring is the promise."""
 
     def listed(run: Callable[[Any], Awaitable[Row]]) -> Callable[[Any], Awaitable[Row]]:

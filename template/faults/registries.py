@@ -162,7 +162,7 @@ def own_address(towards: tuple[str, int]) -> str:
 for _kind, _name, _need in (("dns", "DNS server", "dns"), ("etcd", "etcd", "etcd"), ("kubernetes", "Kubernetes API", "cluster")):
     fault(f"{_name} lost", _need, quick=_kind != "kubernetes")(_lost(_kind))
     fault(f"{_name} hangs", _need)(_hangs(_kind))
-    fault(f"{_name} silent at the client's start", _need, quick=_kind == "etcd")(_slow_at_start(_kind))
+    fault(f"{_name} silent at the client's start", _need)(_slow_at_start(_kind))
 
 
 @fault("DNS server answers nonsense", "dns")

@@ -36,7 +36,7 @@ async def killed(trial: Trial) -> Row:
     return trial.row(not trial.failed())
 
 
-@fault("SIGKILL of two of four servers", quick=True)
+@fault("SIGKILL of two of four servers")
 async def half_killed(trial: Trial) -> Row:
     """No call fails."""
     all_four = await trial.servers(4)
@@ -85,7 +85,10 @@ async def started_first(trial: Trial) -> Row:
     await trial.served_by("a")
     await trial.calm()
     late = max(result.started for result in trial.failed()) - back
-    return trial.row({result.code for result in trial.failed()} == {"UNAVAILABLE"}, f"last failed call {max(0.0, late):.1f} s after the server was there")
+    return trial.row(
+        {result.code for result in trial.failed()} == {"UNAVAILABLE"},
+        f"last failed call {max(0.0, late):.1f} s after the server was there",
+    )
 
 
 async def _frozen(trial: Trial, **client: Any) -> tuple[Server, str]:

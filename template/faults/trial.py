@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -42,7 +42,7 @@ class Trial:
     """Owns whatever a fault needs and takes all of it away at the end. An asynchronous context manager."""
 
     def __init__(self, fault: Fault) -> None:
-        self._fault = fault
+        self.fault = fault
         self._stack = contextlib.AsyncExitStack()
         self._heard = _Heard()
         self.marked = 0.0
@@ -73,10 +73,10 @@ class Trial:
 
     # ---- who serves ----
 
-    def placed(self, *addresses: str, one_port: bool = False, **told: str) -> list[Server]:
-        """Servers a, b, c, ... at these addresses, not started."""
+    def placed(self, *addresses: str, one_port: bool = False, told: Mapping[str, str] | None = None) -> list[Server]:
+        """Servers a, b, c, ... at these addresses, not started; `told` are settings."""
         made = [
-            Server(name, address, port, told=told)
+            Server(name, address, port, told=dict(told or {}))
             for name, (address, port) in zip("abcdef", _free(addresses, one_port), strict=False)
         ]
         for server in made:
@@ -85,7 +85,7 @@ class Trial:
 
     async def servers(self, count: int, **told: str) -> list[Server]:
         """So many server processes on loopback, serving."""
-        made = self.placed(*["127.0.0.1"] * count, **told)
+        made = self.placed(*["127.0.0.1"] * count, told=told)
         await asyncio.gather(*(server.start() for server in made))
         return made
 
@@ -134,7 +134,8 @@ class Trial:
         """Until each of these has answered a call that began after now."""
         now = time.monotonic()
         await self.until(
-            lambda: {result.server for result in self.results if result.started > now} >= set(names), f"calls to {', '.join(names)}"
+            lambda: {result.server for result in self.results if result.started > now} >= set(names),
+            f"calls to {', '.join(names)}",
         )
 
     # ---- what happened ----
@@ -191,7 +192,7 @@ class Trial:
         log = self.logged()
         more = f" (and {len(log) - 1} more)" if len(log) > 1 else ""
         return Row(
-            self._fault.name, self._fault.promise, held, len(self.since()), len(self.failed()), self._recovered,
+            self.fault.name, self.fault.promise, held, len(self.since()), len(self.failed()), self._recovered,
             self._status or self.said(), f"{log[0]}{more}" if log else "nothing", note,
         )  # fmt: skip
 
