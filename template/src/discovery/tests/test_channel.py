@@ -345,7 +345,7 @@ def test_our_channel_arguments_give_way_to_the_callers() -> None:
 
 
 def test_a_server_that_fails_its_calls_is_taken_out_and_comes_back() -> None:
-    """Whatever the status, since gRPC counts every call that was not OK (gRFC A50); off where the threshold is 0."""
+    """Whatever the status, since gRPC counts every call that was not OK (gRFC A50)."""
     failing = threading.Event()
     failing.set()
 
