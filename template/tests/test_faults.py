@@ -6,7 +6,11 @@ from faults.__main__ import tried
 from faults.catalogue import FAULTS, Fault
 from faults.page import page
 
-QUICK = [pytest.param(fault, id=fault.name) for fault in FAULTS if fault.quick]
+QUICK = [
+    pytest.param(fault, id=fault.name, marks=[getattr(pytest.mark, need) for need in fault.needs if need in ("etcd", "cluster")])
+    for fault in FAULTS
+    if fault.quick
+]
 
 
 @pytest.mark.parametrize("fault", QUICK)
