@@ -15,7 +15,8 @@ from .trial import Trial
 
 @fault("SIGTERM during the server's start", quick=True)
 async def during_start(trial: Trial) -> Row:
-    """It ends, at whatever moment it comes, without a traceback and without having to be killed."""
+    """It ends at whatever moment it comes, without a traceback. (As a container's first process it has no handler until its
+    imports are done, and the kernel drops the signal: then the pod's grace period ends it.)"""
     statuses: list[int] = []
     broken: list[str] = []
     began = time.monotonic()
