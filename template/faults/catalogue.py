@@ -72,7 +72,7 @@ class Fault:
 
 
 FAULTS: list[Fault] = []
-"""In the order of the table."""
+"""As they were put on the list; `python -m faults` has them in the order of the table."""
 
 
 def fault(

@@ -2,13 +2,13 @@
 
 import pytest
 
-from faults.__main__ import tried
-from faults.catalogue import FAULTS, Fault
+from faults.__main__ import ALL, tried
+from faults.catalogue import Fault
 from faults.page import page
 
 QUICK = [
     pytest.param(fault, id=fault.name, marks=[getattr(pytest.mark, need) for need in fault.needs if need in ("etcd", "cluster")])
-    for fault in FAULTS
+    for fault in ALL
     if fault.quick
 ]
 
@@ -25,5 +25,5 @@ async def test_its_promise_holds(fault: Fault) -> None:
 
 def test_every_fault_has_a_name_of_its_own_and_a_promise() -> None:
     """The table has nothing else to go by."""
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
-    assert all(fault.promise.endswith(".") for fault in FAULTS)
+    assert len({fault.name for fault in ALL}) == len(ALL)
+    assert all(fault.promise.endswith(".") for fault in ALL)
