@@ -14,7 +14,7 @@ pytest = $(bin)/python -m pytest -c pyproject.toml
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster conformance lint format bench experiment stress fuzz wire lock audit docs check clean
+.PHONY: help demo test test-cluster conformance lint format bench experiment stress faults fuzz wire lock audit docs check clean
 
 ##@ See it
 demo: $(installed) ## bake the default project and run its demo (MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
@@ -75,6 +75,11 @@ experiment: $(installed) ## bake the default project and run its experiment on t
 
 stress: $(installed) ## the long runs: many endpoints, ten minutes of changes (SECONDS=600), exits, 2,000 channels
 	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks stress --seconds $(or $(SECONDS),600)
+
+faults: $(installed) ## every fault on real servers, registries and networks (root, a cluster as above); writes docs/faults.md
+	@rm -rf build/faults && $(bin)/python -m tests.bake build/faults >&2
+	@$(MAKE) --no-print-directory -C build/faults/greeter-pair faults VENV=$(abspath build/venv) \
+		JSON=$(abspath build/faults.json) PAGE=$(abspath docs/faults.md) ONLY="$(ONLY)"
 
 fuzz: $(installed) ## 100,000 inputs each for targets, etcd's values, EndpointSlices, kept files, settings (EXAMPLES=, GRAMMAR=)
 	@PYTHONPATH=template/src $(bin)/python -B -m fuzz $(GRAMMAR) --inputs $(or $(EXAMPLES),100000)

@@ -63,13 +63,15 @@ class Life:
 
 @dataclass
 class Server:
-    """One server process after another; `state` is what a person would call it, `told` what settings it is given besides."""
+    """One server process after another; `state` is what a person would call it, `told` what settings it is given besides, `through`
+    a command that starts it, such as `ip netns exec ...`."""
 
     name: str
     address: str
     port: int
     state: str = "absent"
     told: dict[str, str] = field(default_factory=dict)
+    through: Sequence[str] = ()
     lives: list[Life] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = field(default=None, repr=False)
     _watching: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -77,6 +79,11 @@ class Server:
     @property
     def authority(self) -> str:
         return f"{self.address}:{self.port}"
+
+    @property
+    def process_id(self) -> int | None:
+        """The running process's; None before the first."""
+        return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
         """Start the process and wait until its health says SERVING. Raises DemoError where it ends instead."""
@@ -86,6 +93,7 @@ class Server:
         with tempfile.TemporaryFile() as output:
             # Its own session: a Ctrl-C on the terminal is for the demo, which then ends its servers itself.
             process = await asyncio.create_subprocess_exec(
+                *self.through,
                 sys.executable,
                 "-m",
                 SERVER_MODULE,

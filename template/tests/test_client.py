@@ -97,6 +97,26 @@ async def test_every_call_has_a_deadline(failing: tuple[Failing, str]) -> None:
         assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+@pytest.mark.parametrize("scheme", ["static:///", "ipv4:"])
+async def test_a_server_that_fails_calls_is_taken_out(failing: tuple[Failing, str], scheme: str) -> None:
+    """On targets of discovery and on gRPC's own; calls that fail for no retry's sake show who got them."""
+    servicer, address = failing
+    outliers = {"interval": 0.2, "min_requests": 2, "ejection": 60.0}
+    with servers("good") as running:
+        target = f"{scheme}{address},{running['good'][1]}"
+        async with GreeterClient.connect(settings(target, outliers=outliers, retry={"enabled": False})) as client:
+            calls = well = 0
+            async with asyncio.timeout(DEADLINE):
+                while well < 50:  # one after the other; round_robin would give the other server half of them
+                    calls += 1
+                    try:
+                        await client.greet("x", timeout=DEADLINE)
+                        well += 1
+                    except grpc.aio.AioRpcError:
+                        well = 0
+    assert servicer.attempts
+
+
 async def test_a_stream_can_be_left_early_and_ends_by_itself() -> None:
     """Both ways."""
     with servers("a") as running:

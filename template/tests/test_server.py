@@ -1,7 +1,9 @@
 """The server on a real port: its service, its health, what it offers to tools, and its end."""
 
 import asyncio
+import contextlib
 import signal
+import socket
 from collections import Counter
 from collections.abc import Callable
 
@@ -84,7 +86,35 @@ def test_too_large_a_message_and_too_many_calls_are_refused() -> None:
         with pytest.raises(grpc.RpcError) as error:
             stub.Greet(greeter_pb2.GreetRequest(), timeout=DEADLINE)
         assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # Its health is not counted in: who is busy is not to be restarted.
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        running["a"][0].wait_for(r"1 calls at one time \(SERVER__MAX_CONCURRENT_RPCS\): refusing more")
         stream.cancel()
+        stub.Greet(greeter_pb2.GreetRequest(), timeout=DEADLINE, wait_for_ready=True)
+
+
+def test_too_much_metadata_is_refused_and_the_connection_goes_on() -> None:
+    """By the limit of the settings."""
+    with servers("a", SERVER__MAX_METADATA_BYTES="1000") as running, grpc.insecure_channel(running["a"][1]) as channel:
+        stub = greeter_pb2_grpc.GreeterServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as error:
+            stub.Greet(greeter_pb2.GreetRequest(), timeout=DEADLINE, metadata=(("heavy", "x" * 3000),))
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert stub.Greet(greeter_pb2.GreetRequest(), timeout=DEADLINE).served_by == "a"
+
+
+def test_connections_above_the_limit_are_closed_at_once() -> None:
+    """And those there are go on."""
+    with servers("a", SERVER__MAX_CONNECTIONS="2") as running, contextlib.ExitStack() as stack:
+        host, _, port = running["a"][1].rpartition(":")
+        with grpc.insecure_channel(running["a"][1]) as channel:
+            stub = greeter_pb2_grpc.GreeterServiceStub(channel)
+            stub.Greet(greeter_pb2.GreetRequest(), timeout=DEADLINE)
+            made = [stack.enter_context(socket.create_connection((host, int(port)), DEADLINE)) for _ in range(5)]
+            ends = [connection.recv(1) for connection in made]  # a server speaks first, unless it closes
+            assert ends.count(b"") == 4
+            assert stub.Greet(greeter_pb2.GreetRequest(), timeout=DEADLINE).served_by == "a"
 
 
 def test_sigterm_says_not_serving_serves_on_and_ends_with_status_0() -> None:

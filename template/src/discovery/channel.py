@@ -93,6 +93,8 @@ def open_target(
     chosen = config or Config()
     if service_config.health is not None:
         chosen = replace(chosen, health=service_config.health)
+    if service_config.outliers is not None:
+        chosen = replace(chosen, outliers=service_config.outliers)
     authority = dict(given).get(_TLS_OPTION) or dict(given).get("grpc.default_authority") or target.authority
     lease = process.acquire(Key(target, chosen, credentials, authority, credentials is not None), service_config)
     return lease.uri, given + [(name, value) for name, value in _defaults(target, given) if name not in names], lease

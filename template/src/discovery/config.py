@@ -122,10 +122,12 @@ class Remember:
 class Outliers:
     """Which servers gRPC takes out of the set for a while because calls to them fail (gRFC A50). Times in seconds.
 
-    threshold: percent of a server's calls within `interval` that must have failed, whatever their status; 0 takes none out.
+    gRPC counts as failed whatever did not end with OK: answers such as NOT_FOUND, and streams that the caller left.
+
+    threshold: percent of a server's calls within `interval` that must have failed.
     min_requests: calls within `interval` below which a server is not judged.
     ejection: how long a server is out the first time; each further time is longer by as much, up to `max_ejection`.
-    max_percent: none is taken out once so many percent of the servers are. A single server never is.
+    max_percent: none is taken out once so many percent of the servers are; so one of three at 30. A single server never is.
     """
 
     threshold: int = 85
@@ -133,12 +135,12 @@ class Outliers:
     min_requests: int = 5
     ejection: float = 10.0
     max_ejection: float = 60.0
-    max_percent: int = 50
+    max_percent: int = 30
 
     def __post_init__(self) -> None:
         for name, value in (("threshold", self.threshold), ("max_percent", self.max_percent)):
-            if not 0 <= value <= 100:
-                raise TargetError(f"Outliers({name}={value}) must be a percentage, 0 to 100")
+            if not 1 <= value <= 100:
+                raise TargetError(f"Outliers({name}={value}) must be a percentage, 1 to 100")
         if self.min_requests < 1:
             raise TargetError(f"Outliers(min_requests={self.min_requests}) must be 1 or more")
         _check_times("Outliers", interval=self.interval, ejection=self.ejection, max_ejection=self.max_ejection)
@@ -153,6 +155,7 @@ class Config:
     zone: the zone that this client runs in; empty means that zones do not count.
     empty: what an empty answer means; None leaves it to the source (dns-poll keeps, the others hold or believe).
     coalesce: seconds over which further changes are put together after one was passed on.
+    outliers: when to take out servers that fail calls; None never does, as gRPC's own channels.
     health: name of the service to ask each endpoint for by grpc.health.v1 Watch, where the registry knows nothing of
         health; empty asks for the server as a whole, None does not ask.
     """
@@ -162,7 +165,7 @@ class Config:
     coalesce: float = 0.05
     health: str | None = ""
     backoff: Backoff = field(default_factory=Backoff)
-    outliers: Outliers = field(default_factory=Outliers)
+    outliers: Outliers | None = None
     remember: Remember = field(default_factory=Remember)
     dns: Dns = field(default_factory=Dns)
     etcd: Etcd = field(default_factory=Etcd)

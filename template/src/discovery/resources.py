@@ -65,13 +65,7 @@ class Resource:
 class TargetResources:
     """The resources of one target, kept up to date by `update`. Not thread-safe: the control plane holds its lock."""
 
-    def __init__(
-        self,
-        name: str,
-        own_zone: str,
-        service_config: ServiceConfig,
-        outliers: Outliers = Outliers(),  # noqa: B008
-    ) -> None:
+    def __init__(self, name: str, own_zone: str, service_config: ServiceConfig, outliers: Outliers | None = None) -> None:
         self.listener: Resource | None = None
         self.assignments: dict[str, Resource] = {}
         self._name = name
@@ -217,7 +211,7 @@ def _retry_policy(retry: Retry) -> xds.RetryPolicy:
 
 
 @functools.lru_cache(maxsize=4096)
-def cluster(full_name: str, outliers: Outliers) -> Resource:
+def cluster(full_name: str, outliers: Outliers | None) -> Resource:
     """The Cluster of a part. It says the same for ever, so it exists for every name of ours that gRPC asks for."""
     assignment = full_name.replace(CLUSTER, ASSIGNMENT)
     message = xds.Cluster(
@@ -228,7 +222,7 @@ def cluster(full_name: str, outliers: Outliers) -> Resource:
         ),
         lb_policy=xds.LB_POLICY_ROUND_ROBIN,
         circuit_breakers=xds.CircuitBreakers(thresholds=[xds.Thresholds(max_requests=UInt32Value(value=UNLIMITED))]),
-        outlier_detection=_outlier_detection(outliers) if outliers.threshold else None,
+        outlier_detection=_outlier_detection(outliers) if outliers else None,
     )
     return Resource(1, pack(CLUSTER, message))
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .config import Outliers
 from .errors import TargetError
 
 logger = logging.getLogger(__package__)
@@ -31,6 +32,8 @@ RETRY_ON = {
 
 SMALLEST_BACKOFF = 0.01
 """Seconds; below it gRPC loses retries (1 ms: half of the calls hung to their deadline)."""
+
+_OUTLIERS = "outlier_detection_experimental"
 
 _NUMBERS = {1: "CANCELLED", 4: "DEADLINE_EXCEEDED", 8: "RESOURCE_EXHAUSTED", 13: "INTERNAL", 14: "UNAVAILABLE"}
 
@@ -55,10 +58,12 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """What was understood. health: the service whose health is to be watched (healthCheckConfig), None if not named."""
+    """What was understood. health: the service whose health is to be watched (healthCheckConfig), None if not named.
+    outliers: what the balancer outlier_detection_experimental was told, None where it is not asked for."""
 
     rules: tuple[Rule, ...] = ()
     health: str | None = None
+    outliers: Outliers | None = None
 
 
 def read_service_config(options: Sequence[tuple[str, Any]]) -> ServiceConfig:
@@ -70,6 +75,7 @@ def read_service_config(options: Sequence[tuple[str, Any]]) -> ServiceConfig:
         config = json.loads(texts[-1])
         rules = [rule for method in config.get("methodConfig", ()) for rule in _rules(method)]
         health = config.get("healthCheckConfig", {}).get("serviceName")
+        outliers = _outliers(config)
         _warn(config)
     except TargetError:
         raise
@@ -79,7 +85,7 @@ def read_service_config(options: Sequence[tuple[str, Any]]) -> ServiceConfig:
         ) from None
     # A longer path is the closer match; gRPC takes the first route that fits.
     return ServiceConfig(
-        tuple(sorted(rules, key=lambda rule: (rule.path.endswith("/") or not rule.path, -len(rule.path)))), health
+        tuple(sorted(rules, key=lambda rule: (rule.path.endswith("/") or not rule.path, -len(rule.path)))), health, outliers
     )
 
 
@@ -122,10 +128,37 @@ def _seconds(text: str) -> float:
     return float(match[1])
 
 
+def _outliers(config: Mapping[str, Any]) -> Outliers | None:
+    """The balancer's failurePercentageEjection, with the defaults that it has (gRFC A50)."""
+    found = [entry[_OUTLIERS] for entry in config.get("loadBalancingConfig", ()) if _OUTLIERS in entry][:1]
+    if not found or "failurePercentageEjection" not in found[0]:
+        return None
+    times = {
+        field: _seconds(found[0].get(key, default))
+        for field, key, default in (
+            ("interval", "interval", "10s"), ("ejection", "baseEjectionTime", "30s"), ("max_ejection", "maxEjectionTime", "300s"),
+        )
+    }  # fmt: skip
+    failures = found[0]["failurePercentageEjection"]
+    return Outliers(
+        threshold=failures.get("threshold", 85),
+        min_requests=failures.get("requestVolume", 50),
+        max_percent=found[0].get("maxEjectionPercent", 10),
+        **times,
+    )
+
+
 def _warn(config: Mapping[str, Any]) -> None:
     named = [name for entry in config.get("loadBalancingConfig", ()) for name in entry] or [
         config.get("loadBalancingPolicy", "round_robin")
     ]
+    if named[0] == _OUTLIERS:
+        around = config["loadBalancingConfig"][0][_OUTLIERS]
+        named = [name for entry in around.get("childPolicy", ()) for name in entry] or ["nothing"]
+        if "successRateEjection" in around:
+            logger.warning(
+                "the service config's successRateEjection has no effect on discovery's targets: they go by failurePercentageEjection"
+            )
     if named[0] != "round_robin":
         logger.warning(
             "the service config's balancing policy %s has no effect on discovery's targets: they use round_robin", named[0]

@@ -1,43 +1,16 @@
-"""Wraps a service's handlers when they are registered: an interceptor of grpc.aio would cost a fifth of a small call."""
+"""Handlers that are wrapped once, when generated code registers them: an interceptor of grpc.aio costs a fifth of a small call."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
-import grpc.aio
 
 Wrap = Callable[[str, Any], Any]
-"""A method's full name, without the first slash, and its handler in; a handler of the same kind out."""
+"""A method's full name, without the first slash, and its handler in; the handler to use instead out."""
 
 
-def through(server: Any, wrap: Wrap) -> Any:
-    """What a generated `add_..._to_server` is given in the place of the server. Wrappings may be put around each other:
-    the innermost is the one given last."""
-    return _Registration(server, wrap)
-
-
-def rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
-    """A handler of the same kind that does something else."""
-    make: Any = _MAKERS[handler.request_streaming, handler.response_streaming]
-    return make(behaviour, handler.request_deserializer, handler.response_serializer)
-
-
-def behaviour_of(handler: Any) -> Callable[..., Any]:
-    """The one function of a handler's four that is there."""
-    found: Callable[..., Any] = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    return found
-
-
-_MAKERS = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
-
-
-class _Registration:
-    """Takes the handlers of generated code and hands them on, wrapped."""
+class Wrapping:
+    """What a generated `add_..._to_server` is given in the place of the server, or of another of these, which then wraps outside."""
 
     def __init__(self, server: Any, wrap: Wrap) -> None:
         self._server = server
@@ -54,16 +27,16 @@ class _Wrapped(grpc.GenericRpcHandler):
     def __init__(self, handler: grpc.GenericRpcHandler, wrap: Wrap) -> None:
         self._handler = handler
         self._wrap = wrap
-        self._wrapped: dict[str, Any] = {}
+        self._known: dict[str, Any] = {}
 
     def service(self, handler_call_details: Any) -> Any:
         method: str = handler_call_details.method
-        known = self._wrapped.get(method)
+        known = self._known.get(method)
         if known is None:
             handler = self._handler.service(handler_call_details)
             if handler is None:
                 return None
-            known = self._wrapped[method] = self._wrap(method.removeprefix("/"), handler)
+            known = self._known[method] = self._wrap(method.removeprefix("/"), handler)
         return known
 
 

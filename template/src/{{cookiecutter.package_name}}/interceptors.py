@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from opentelemetry import metrics, propagate, trace
 
-from .handlers import rebuilt, through
+from .handlers import Wrapping
 
 Context = Any
 """grpc.aio.ServicerContext, whose type stub wants the messages' types; what is here sees all of them."""
@@ -50,7 +50,7 @@ class ServerCalls:
 
     def on(self, server: Any) -> Any:
         """What a generated `add_..._to_server` is given in the place of the server."""
-        return through(server, self.wrap)
+        return Wrapping(server, self.wrap)
 
     def wrap(self, method: str, handler: Any) -> Any:
         """A handler that does the same and is measured; `method` is the full name, without the first slash."""
@@ -69,7 +69,7 @@ class ServerCalls:
                 finally:
                     self._record(method, context, started, failed)
 
-            return rebuilt(handler, streamed)
+            return grpc.unary_stream_rpc_method_handler(streamed, handler.request_deserializer, handler.response_serializer)
 
         answer_one = handler.unary_unary
 
@@ -83,7 +83,7 @@ class ServerCalls:
             finally:
                 self._record(method, context, started, failed)
 
-        return rebuilt(handler, answered)
+        return grpc.unary_unary_rpc_method_handler(answered, handler.request_deserializer, handler.response_serializer)
 
     def _span(self, method: str, context: Context) -> contextlib.AbstractContextManager[Any]:
         carried = {key: value for key, value in context.invocation_metadata() or () if key in self._fields}

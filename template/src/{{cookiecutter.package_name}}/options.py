@@ -118,13 +118,18 @@ def _outlier_detection(settings: OutlierSettings, child: dict[str, Any]) -> dict
     }
 
 
+def outliers(settings: OutlierSettings) -> Outliers | None:
+    """What discovery is told of servers that fail calls."""
+    return Outliers(**dict(settings)) if settings.threshold else None
+
+
 def discovery_config(settings: Discovery, *, health_check: bool, outliers: Outliers | None = None) -> Config:
     """What discovery is told. Raises discovery.TargetError for what it refuses."""
     return Config(
         zone=settings.zone,
         empty=Empty.parse(settings.empty) if settings.empty else None,
         health="" if health_check else None,
-        outliers=outliers or Outliers(),
+        outliers=outliers,
         remember=Remember(settings.remember, settings.remember_for),
         dns=Dns(refresh=settings.refresh, timeout=settings.dns_timeout, servers=settings.dns_servers),
         etcd=Etcd(**{**dict(settings.etcd), "password": settings.etcd.password.get_secret_value()}),

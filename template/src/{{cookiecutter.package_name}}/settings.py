@@ -117,7 +117,7 @@ class Retry(Section):
 
 class Outliers(Section):
     threshold: Annotated[int, Field(ge=0, le=100)] = 85
-    """A server is taken out for a while when so many percent of its calls within interval failed, with whatever status. 0 takes none out."""
+    """A server is taken out for a while when so many percent of its calls within interval did not end with OK; streams that the client left count, too. 0 takes none out."""
     interval: Positive = 5.0
     """How often servers are judged."""
     min_requests: Annotated[int, Field(ge=1)] = 5
@@ -126,8 +126,8 @@ class Outliers(Section):
     """How long a server is out the first time; each further time is longer by as much."""
     max_ejection: Positive = 60.0
     """The longest time out."""
-    max_percent: Annotated[int, Field(ge=0, le=100)] = 50
-    """No server is taken out once so many percent of them are."""
+    max_percent: Annotated[int, Field(ge=1, le=100)] = 30
+    """No server is taken out once so many percent of them are; so one of three at 30."""
 
 
 class Client(Section):

@@ -115,6 +115,11 @@ class Namespace:
         return str(made.status.token)
 
 
+def service_address(namespace: str, name: str) -> str:
+    """The ClusterIP of a Service."""
+    return str(_call("CoreV1Api").read_namespaced_service(name, namespace).spec.cluster_ip)
+
+
 @contextlib.contextmanager
 def namespace() -> Iterator[Namespace]:
     """A namespace of its own, deleted afterwards without waiting for it."""

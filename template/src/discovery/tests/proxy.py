@@ -71,6 +71,12 @@ class Proxy:
             self._refusing = False
         self._open.set()
 
+    def redirect(self, upstream: tuple[str, int]) -> None:
+        """From now on forward elsewhere."""
+        with self._lock:
+            self._upstream = upstream
+        self.cut()
+
     def cut(self) -> None:
         """Break the connections there are."""
         with self._lock:

@@ -17,6 +17,7 @@ from .. import (
     Health,
     Manual,
     NotSyncedError,
+    Outliers,
     TargetError,
     aio,
     insecure_channel,
@@ -341,3 +342,37 @@ def test_our_channel_arguments_give_way_to_the_callers() -> None:
     assert len(options) == len(dict(options))
     assert lease is not None
     lease.release()
+
+
+def test_a_server_that_fails_its_calls_is_taken_out_and_comes_back() -> None:
+    """Whatever the status, since gRPC counts every call that was not OK (gRFC A50)."""
+    failing = threading.Event()
+    failing.set()
+
+    def behave(context: grpc.ServicerContext) -> None:
+        if failing.is_set():
+            context.abort(grpc.StatusCode.INTERNAL, "out of order")
+
+    bad = Server("bad", behave=behave)
+    try:
+        with servers("a", "b") as running:
+            manual = Manual(uuid.uuid4().hex)
+            manual.set([bad.address, *(server.address for server in running.values())])
+            config = Config(outliers=Outliers(interval=0.1, min_requests=2, ejection=1.0, max_ejection=1.0))
+            with insecure_channel(manual.target, config=config) as channel:
+                until(lambda: _all_well(channel, 30) and bad.seen > 0)
+                failing.clear()
+                seen = bad.seen
+                until(lambda: who(channel) == "bad" and bad.seen > seen)
+    finally:
+        bad.stop()
+
+
+def _all_well(channel: grpc.Channel, calls: int) -> bool:
+    """Whether so many calls in a row, of which round_robin would give each server a third, were answered."""
+    try:
+        for _ in range(calls):
+            who(channel)
+    except grpc.RpcError:
+        return False
+    return True

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from .. import TargetError, insecure_channel
+from .. import Outliers, TargetError, insecure_channel
 from ..native import prepare
 from ..routes import OPTION, Retry, Rule, read_service_config
 from ..target import parse
@@ -70,6 +70,14 @@ def test_retry_policies_are_read_closest_match_first() -> None:
         ('{"methodConfig": [{"timeout": "1s"}]}', "timeout has no effect"),
         ('{"methodConfig": [{"hedgingPolicy": {}}]}', "hedgingPolicy has no effect"),
         ('{"loadBalancingConfig": [{"pick_first": {}}]}', "pick_first has no effect"),
+        (
+            '{"loadBalancingConfig": [{"outlier_detection_experimental": {"childPolicy": [{"pick_first": {}}]}}]}',
+            "pick_first has no effect",
+        ),
+        (
+            '{"loadBalancingConfig": [{"outlier_detection_experimental": {"successRateEjection": {}, "childPolicy": [{"round_robin": {}}]}}]}',
+            "successRateEjection has no effect",
+        ),
     ],
 )
 def test_what_cannot_be_carried_over_is_said(config: str, sentence: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -91,3 +99,25 @@ def test_a_service_config_of_a_wrong_form_is_refused(config: str) -> None:
     """In one sentence that names the option."""
     with pytest.raises(TargetError, match=OPTION):
         read_service_config([(OPTION, config)])
+
+
+def test_outlier_detection_is_taken_from_a_service_config() -> None:
+    """Existing code that asks gRPC for it keeps it, with gRPC's defaults for what it leaves out."""
+    balancer = {
+        "interval": "2s",
+        "maxEjectionPercent": 40,
+        "failurePercentageEjection": {"threshold": 60},
+        "childPolicy": [{"round_robin": {}}],
+    }
+    config = json.dumps({"loadBalancingConfig": [{"outlier_detection_experimental": balancer}]})
+    assert read_service_config([(OPTION, config)]).outliers == Outliers(60, 2.0, 50, 30.0, 300.0, 40)
+    del balancer["failurePercentageEjection"]
+    config = json.dumps({"loadBalancingConfig": [{"outlier_detection_experimental": balancer}]})
+    assert read_service_config([(OPTION, config)]).outliers is None
+
+
+def test_outlier_detection_of_a_service_config_that_cannot_work_is_refused() -> None:
+    """By a sentence, as everything else in it."""
+    for wrong in ('{"interval": "2", "failurePercentageEjection": {}}', '{"failurePercentageEjection": {"threshold": 101}}'):
+        with pytest.raises(TargetError, match="2|101"):
+            read_service_config([(OPTION, f'{{"loadBalancingConfig": [{{"outlier_detection_experimental": {wrong}}}]}}')])

@@ -189,9 +189,7 @@ def test_any_sequence_of_sets_ends_with_the_last_one(sets: list[list[int]], zone
 def test_the_circuit_breaker_is_raised_and_no_timeout_is_set() -> None:
     """gRPC would stop the 1,025th concurrent call, and fires route timeouts early."""
     assert (
-        xds.Cluster.FromString(cluster("xdstp://x/y/t/1-0", Outliers()).body.value)
-        .circuit_breakers.thresholds[0]
-        .max_requests.value
+        xds.Cluster.FromString(cluster("xdstp://x/y/t/1-0", None).body.value).circuit_breakers.thresholds[0].max_requests.value
         == UNLIMITED
     )
     assert "timeout" not in str(listener(made(many(1))))
@@ -204,12 +202,12 @@ def test_outlier_detection_goes_by_the_share_of_failed_calls_and_can_be_off() ->
     assert sent.HasField("enforcing_success_rate")
     assert sent.enforcing_success_rate.value == 0
     assert sent.failure_percentage_minimum_hosts.value == 2
-    off = TargetResources("t", "", ServiceConfig(), Outliers(threshold=0)).cluster("xdstp://x/y/t/1-0")
+    off = TargetResources("t", "", ServiceConfig()).cluster("xdstp://x/y/t/1-0")
     assert not xds.Cluster.FromString(off.body.value).HasField("outlier_detection")
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"threshold": 101}, {"max_percent": -1}, {"min_requests": 0}, {"interval": 0}, {"ejection": 90.0}]
+    "wrong", [{"threshold": 101}, {"max_percent": 0}, {"min_requests": 0}, {"interval": 0}, {"ejection": 90.0}]
 )
 def test_outlier_detection_that_cannot_work_is_refused(wrong: dict[str, float]) -> None:
     """With the name and the value in the sentence."""

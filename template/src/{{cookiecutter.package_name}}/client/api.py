@@ -8,12 +8,11 @@ import grpc
 import grpc.aio
 
 import discovery
-from discovery.config import Outliers
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 
 from ..deadline import bounded
-from ..options import channel_options, discovery_config
+from ..options import channel_options, discovery_config, outliers
 from ..settings import Settings
 from ..tls import client_files
 from .throttle import Throttle
@@ -38,7 +37,7 @@ class GreeterClient:
         """A client on the target of the settings; nothing is sent yet. Raises discovery.DiscoveryError for a target that
         cannot work, tls.TlsError for TLS files that cannot be used."""
         config = discovery_config(
-            settings.discovery, health_check=settings.client.health_check, outliers=Outliers(**dict(settings.client.outliers))
+            settings.discovery, health_check=settings.client.health_check, outliers=outliers(settings.client.outliers)
         )
         target, options = settings.client.target, channel_options(settings)
         files = client_files(settings)

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from .. import deadline
-from ..handlers import behaviour_of, rebuilt, through
+from ..handlers import Wrapping, behaviour_of, rebuilt
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Admission:
 
     def on(self, server: Any) -> Any:
         """What a generated `add_..._to_server` is given in the place of the server."""
-        return through(server, self.wrap)
+        return Wrapping(server, self.wrap)
 
     def wrap(self, method: str, handler: Any) -> Any:
         """The same handler behind the limit. One that is not async runs on a thread and is handed through."""

@@ -1,0 +1,87 @@
+"""The faults by name, what each needs of this machine, and what came of one."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+
+NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
+    "dns": (lambda: _has("dns"), "this project was made without the registry dns"),
+    "etcd": (
+        lambda: _has("etcd") and shutil.which("etcd") is not None,
+        "needs the registry etcd, and etcd 3.4 or newer on PATH: apt-get install etcd-server",
+    ),
+    "cluster": (
+        lambda: _has("kubernetes") and bool(os.environ.get("KUBECONFIG")) and shutil.which("kubectl") is not None,
+        "needs the registry kubernetes, kubectl on PATH, and KUBECONFIG set",
+    ),
+    "disturb": (
+        lambda: bool(os.environ.get("FAULTS_STOP_API") and os.environ.get("FAULTS_START_API")),
+        "disturbs the whole cluster: set FAULTS_STOP_API and FAULTS_START_API to commands that stop and start its API server",
+    ),
+    "root": (
+        lambda: os.geteuid() == 0 and shutil.which("ip") is not None,
+        "needs root, and ip on PATH: apt-get install iproute2",
+    ),
+    "libfaketime": (lambda: os.path.exists(LIBFAKETIME), "needs libfaketime: apt-get install faketime"),
+}
+"""What a fault may need: whether it is here, and how to get it."""
+
+
+def _has(registry: str) -> bool:
+    return importlib.util.find_spec(f"discovery.sources.{registry}") is not None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one fault. calls, failed: from the fault on, of the client's.   recovered: seconds from the fault until
+    the last call began that failed or took more than a second; None where that is not the question.
+    status, log: what discovery's status and the log said.   held: whether the promise did.   note: further figures."""
+
+    fault: str
+    promise: str
+    held: bool
+    calls: int = 0
+    failed: int = 0
+    recovered: float | None = None
+    status: str = ""
+    log: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One of them. promise: what must hold.   quick: whether it is over within seconds."""
+
+    name: str
+    promise: str
+    run: Callable[[Any], Awaitable[Row]]
+    needs: tuple[str, ...] = ()
+    quick: bool = False
+
+    def missing(self) -> Iterator[str]:
+        """What keeps it from being tried here, a sentence each."""
+        for need in self.needs:
+            here, how = NEEDS[need]
+            if not here():
+                yield how
+
+
+FAULTS: list[Fault] = []
+"""As they were put on the list; `python -m faults` has them in the order of the table."""
+
+
+def fault(
+    name: str, *needs: str, quick: bool = False
+) -> Callable[[Callable[[Any], Awaitable[Row]]], Callable[[Any], Awaitable[Row]]]:
+    """Puts an `async def (trial) -> Row` on the list; its docstring is the promise."""
+
+    def listed(run: Callable[[Any], Awaitable[Row]]) -> Callable[[Any], Awaitable[Row]]:
+        FAULTS.append(Fault(name, " ".join((run.__doc__ or "").split()), run, needs, quick))
+        return run
+
+    return listed
