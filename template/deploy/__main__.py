@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from . import image, logs, project, secrets
+from . import image, logs, project
 from .kubectl import Kubectl
 from .manifests import CLIENT, NAME, PART_OF, SERVER
 from .pods import ready
@@ -51,12 +51,6 @@ class Commands:
             print("would run: " + " ".join(command))
         else:
             run(*command)
-
-    def secrets(self) -> None:
-        """certificates of make certs into the cluster"""
-        self.kubectl.check_cluster()
-        self._namespace()
-        secrets.write(self.kubectl, self.site.dry_run)
 
     def deploy(self) -> None:
         """build, deliver, apply, wait, prune"""
@@ -140,22 +134,20 @@ class Commands:
         print(self.kubectl.call(*arguments), end="", flush=True)
         wait(self.kubectl, "deployment", arguments[-2 if "--" in arguments[-1] else -1].partition("/")[2], self.site.timeout)
 
-    def kill(self, name: str = "") -> None:
-        """SIGKILL to a server, the oldest that is ready unless a pod is named"""
+    def kill(self, pod: str = "") -> None:
+        """SIGKILL to one server, the oldest unless a pod is named"""
         self.kubectl.check_cluster()
         pods = ready(self.kubectl, _SERVERS)
+        if pod and pod not in pods:
+            raise RefusedError(f"POD={pod} is no ready server of {project.SLUG}; there are: {', '.join(pods) or 'none'}")
         if not pods:
-            raise RefusedError(
-                f"no server of {project.SLUG} is ready in the namespace {self.kubectl.own_namespace()}; make status shows why"
-            )
-        pod = name or pods[0]
-        if pod not in pods:
-            raise RefusedError(f"POD={pod} is no server that is ready; choose one of {', '.join(pods)}")
+            raise RefusedError(f"no server of {project.SLUG} is ready in {self.kubectl.own_namespace()}; make status shows why")
+        chosen = pod or pods[0]
         if self.site.dry_run:
-            print(f"would send SIGKILL to the server in pod {pod}")
+            print(f"would send SIGKILL to the server in pod {chosen}")
             return
-        self.kubectl.call("exec", pod, "--", "python", "-c", _SIGKILL)
-        print(f"SIGKILL sent to the server in pod {pod}; its container starts again")
+        self.kubectl.call("exec", chosen, "--", "python", "-c", _SIGKILL)
+        print(f"SIGKILL sent to the server in pod {chosen}; its container starts again")
 
     def manifests(self) -> None:
         """print what would be applied"""
