@@ -161,6 +161,7 @@ def full(mode: str) -> Record:
     changes = [change for place in range(1, 8) for change in came(f"b-{place}", 10 * place + 2)]
     changes += [Change(23, "a-1", "server", "terminating"), Change(36.7, "a-1", "server", "gone")]
     changes += [Change(10 * place + 2 + 0.091, f"b-{place}", "server", "listed") for place in range(1, 8)]
+    changes += [Change(60.5, "a-2", "server", "not ready"), Change(68.7, "a-2", "server", "ready")]  # the API server is back
     seconds = [*called(*THREE, since=0, until=30, each=61), *called(*THREE, since=30, until=80, failed=7, each=61)]
     firsts = [First(10 * place + 2.123 + place / 1000, f"b-{place}") for place in range(1, 7)]
     run = record(mode, steps, seconds, changes, *firsts)
@@ -187,6 +188,7 @@ def test_the_page_has_its_figures_from_the_records() -> None:
         "1 node",
         "124 ms",
         "91 ms in the median",
+        "not ready for up to 8.2 s",
         "13.7 s",
         "47 events",
         "123 kB",
