@@ -120,6 +120,8 @@ def test_a_pod_that_is_told_to_end_is_left_when_it_was_last_called() -> None:
         (scaled_up("kubernetes", 0.1, failed=1), "10 of 2010 calls failed (UNAVAILABLE 10); none should"),
         (scaled_up("dns", 30.0, ended=50), ""),
         (scaled_up("dns", 38.0, ended=60), "the first call of pod 4 came 38.0 s after it was ready; it should within 37.0 s"),
+        (replace(scaled_up("dns", 50.0, ended=70), steps=(STEADY, replace(UP, act="start API", ended=70))), ""),
+        (replace(scaled_up("dns", None), steps=(STEADY, replace(UP, act="start API"))), "pod 4 became ready, and got no call"),
         (scaled_up("dns", 1.0, failed=1), ""),
         (scaled_up("native-dns", 60.0, ended=80), ""),
         (scaled_up("native-dns", 80.0, ended=99), "came 80.0 s after it was ready"),
