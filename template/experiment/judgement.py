@@ -62,9 +62,10 @@ def _split(record: Record, mode: Mode, line: Seen) -> Iterator[str]:
 
 
 def _found(record: Record, mode: Mode, line: Seen) -> Iterator[str]:
-    """Every new pod that stays is called; where the registry is asked, in time. Where it tells, the median of all counts, at the end."""
-    within = mode.within(record.settings)
-    latest = None if mode.pushed or within is None else within + CONNECTED
+    """Every new pod that stays is called; where the registry is asked, in time. Where it tells, the median of all counts, at the end;
+    and after the API server's return it is the cluster itself that is late."""
+    within = None if mode.pushed or line.step.act == "start API" else mode.within(record.settings)
+    latest = None if within is None else within + CONNECTED
     for pod, late in line.found.items():
         if pod in line.ready and late is None:
             yield f"{_name(record, pod)} became ready, and got no call"

@@ -109,6 +109,19 @@ def listed(record: Record, seen: Sequence[Seen]) -> list[float]:
     return sorted(told[pod] - ready[pod] for line in seen for pod in line.found if pod in told)
 
 
+def lapses(record: Record, step: Step) -> list[float]:
+    """For how many seconds servers that had been ready, and were not told to end, counted as not ready in a step, until they were again."""
+    since: dict[str, float] = {}
+    found = []
+    for change in record.changes:
+        if change.role == "server" and step.began <= change.at < step.ended:
+            if change.what == "not ready":
+                since[change.pod] = change.at
+            elif change.pod in since and change.what != "listed":
+                found.append(change.at - since.pop(change.pod))
+    return sorted(found)
+
+
 def drains(record: Record) -> float:
     """Seconds from being told to end to the end of a pod: the median, 0 where none ended."""
     told, gone = _moments(record, "server", "terminating"), _moments(record, "server", "gone")

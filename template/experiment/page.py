@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from .explanation import ABOUT
 from .judgement import judge
-from .measure import Seen, measure, median, numbers, samples
+from .measure import Seen, lapses, measure, median, numbers, samples
 from .record import Cost, Record
 from .wording import count, left, spoken, table
 
@@ -167,12 +167,23 @@ def _outage(records: Sequence[Record]) -> str:
         failed = (f"{step.failures} of {step.calls}" for step in (line, back))
         rows.append((record.mode, *failed, spoken(max(ready)) if ready else "–", ", ".join(late)))
     seconds = told[0][0].settings["outage"]
+    lapsed = sorted(
+        late for record, _ in told for step in record.steps if step.act == "start API" for late in lapses(record, step)
+    )
+    doubt = (
+        f"""
+
+After its return, {count(len(lapsed), "server")} counted as not ready for up to {spoken(lapsed[-1])}, though they served: their node could not report meanwhile, so the cluster
+took it for lost. Who believes that at once has nobody to call; discovery goes on with the last set for as long as `DISCOVERY__EMPTY` says."""
+        if lapsed
+        else ""
+    )
     return f"""## When the API server is away
 
 It was stopped for {seconds:g} s. Pods go on, and so does everybody who knows them: a registry that is down never empties a client's set. Changes wait
 for its return; then the servers were scaled up. The cluster's own controllers need a while to notice its return; the last column is the client's part:
 
-{table(("mode", "failed while it was away", "failed after its return", "new pods ready after its return", "first calls after that"), rows)}"""
+{table(("mode", "failed while it was away", "failed after its return", "new pods ready after its return", "first calls after that"), rows)}{doubt}"""
 
 
 def _method(records: Sequence[Record]) -> str:

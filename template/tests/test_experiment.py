@@ -120,6 +120,8 @@ def test_a_pod_that_is_told_to_end_is_left_when_it_was_last_called() -> None:
         (scaled_up("kubernetes", 0.1, failed=1), "10 of 2010 calls failed (UNAVAILABLE 10); none should"),
         (scaled_up("dns", 30.0, ended=50), ""),
         (scaled_up("dns", 38.0, ended=60), "the first call of pod 4 came 38.0 s after it was ready; it should within 37.0 s"),
+        (replace(scaled_up("dns", 50.0, ended=70), steps=(STEADY, replace(UP, act="start API", ended=70))), ""),
+        (replace(scaled_up("dns", None), steps=(STEADY, replace(UP, act="start API"))), "pod 4 became ready, and got no call"),
         (scaled_up("dns", 1.0, failed=1), ""),
         (scaled_up("native-dns", 60.0, ended=80), ""),
         (scaled_up("native-dns", 80.0, ended=99), "came 80.0 s after it was ready"),
@@ -161,6 +163,7 @@ def full(mode: str) -> Record:
     changes = [change for place in range(1, 8) for change in came(f"b-{place}", 10 * place + 2)]
     changes += [Change(23, "a-1", "server", "terminating"), Change(36.7, "a-1", "server", "gone")]
     changes += [Change(10 * place + 2 + 0.091, f"b-{place}", "server", "listed") for place in range(1, 8)]
+    changes += [Change(60.5, "a-2", "server", "not ready"), Change(68.7, "a-2", "server", "ready")]  # the API server is back
     seconds = [*called(*THREE, since=0, until=30, each=61), *called(*THREE, since=30, until=80, failed=7, each=61)]
     firsts = [First(10 * place + 2.123 + place / 1000, f"b-{place}") for place in range(1, 7)]
     run = record(mode, steps, seconds, changes, *firsts)
@@ -187,6 +190,7 @@ def test_the_page_has_its_figures_from_the_records() -> None:
         "1 node",
         "124 ms",
         "91 ms in the median",
+        "not ready for up to 8.2 s",
         "13.7 s",
         "47 events",
         "123 kB",
