@@ -26,7 +26,7 @@ demo: $(installed) ## bake the default project and run its demo (MODE=dns|native
 test: $(installed) ## all tests that need no cluster: discovery in place, the hooks, and baked projects with their own tests
 	@$(pytest) -q -m "not cluster"
 
-test-cluster: $(installed) ## the tests that need a cluster, and etcd's on its etcd: eval "$$(../shared/cluster/cluster env)" first
+test-cluster: $(installed) ## the tests that need a cluster (KUBECONFIG, and kubectl on PATH), and etcd's again
 	@$(pytest) -q -m "cluster or etcd" -rs
 
 conformance: $(installed) ## every promise on every source, with a cluster as above; writes docs/conformance.md

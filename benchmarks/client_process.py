@@ -24,8 +24,8 @@ MANY = 1000
 IDLE = float(os.environ.get("BENCH_IDLE", "30"))  # seconds
 NAME = "bench.test."
 
-START_GOAL, MEMORY_GOAL = 100.0, 16.0
-"""What discovery may add to a client on a plain list: milliseconds, megabytes."""
+START_GOAL, MEMORY_GOAL, KUBERNETES_MEMORY_GOAL = 100.0, 16.0, 45.0
+"""What discovery may add to a client on a plain list: milliseconds, megabytes; the library for Kubernetes' API has its own weight."""
 
 IDLE_GOALS = {"manual": 10.0, "etcd": 10.0, "kubernetes": 10.0, "dns-poll": 20.0}
 """Milliseconds a second: a hundredth of a core, and twice that where the whole set is asked for every 5 s."""
@@ -162,7 +162,12 @@ def _starts(modes: Sequence[Mode]) -> Iterator[Row]:
     yield row(f"memory of a client, 3 servers, {peer}", "MB", memory[peer])
     for name in others:
         more = [ours - theirs for ours, theirs in zip(memory[name], memory[peer], strict=True)]
-        yield row(f"memory of a client, 3 servers, {name}: more than that", "MB", more, MEMORY_GOAL)
+        yield row(
+            f"memory of a client, 3 servers, {name}: more than that",
+            "MB",
+            more,
+            KUBERNETES_MEMORY_GOAL if name == "kubernetes" else MEMORY_GOAL,
+        )
 
 
 def _idle(modes: Sequence[Mode]) -> Iterator[Row]:

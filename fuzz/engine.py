@@ -11,6 +11,9 @@ from .properties import FOLDER, PACKAGES, load
 LONGEST = 2048
 """Bytes of one input, from which hypothesis builds the values."""
 
+STEP = 100_000
+"""Inputs from one line of progress to the next."""
+
 
 def main() -> None:
     """Never returns: atheris has no other end than that of the process."""
@@ -25,10 +28,13 @@ def main() -> None:
         nonlocal tried, whole
         tried += 1
         # None: the bytes ended before the values were built, or a filter refused them, and the property was not tried.
-        whole += one(data) is not None
+        if one(data) is None:
+            return
+        whole += 1
+        if whole == inputs or whole % STEP == 0:
+            word = "held   " if whole == inputs else "holding"
+            print(f"{word} {name}: {whole:,} inputs in {time.monotonic() - began:.0f} s ({tried:,} tried)", flush=True)
         if whole == inputs:
-            seconds = time.monotonic() - began
-            print(f"held    {name}: {whole:,} inputs in {seconds:.0f} s ({tried:,} tried)", flush=True)
             os._exit(0)
 
     atheris.Setup([sys.argv[0], corpus, f"-max_len={LONGEST}", f"-artifact_prefix={FOLDER}/", "-verbosity=0"], try_input)

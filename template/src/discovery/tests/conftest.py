@@ -11,7 +11,7 @@ settings.register_profile("here", max_examples=int(os.environ.get("HYPOTHESIS_EX
 settings.load_profile("here")
 
 MARKERS = {
-    "cluster": 'needs a Kubernetes cluster: kubectl on PATH and KUBECONFIG set; ../shared/cluster/cluster up, then eval "$(../shared/cluster/cluster env)"',
+    "cluster": "needs a Kubernetes cluster: kubectl on PATH and KUBECONFIG set, to what `kind create cluster` makes for example",
     "etcd": "needs etcd 3.4 or newer on PATH: apt-get install etcd-server, or a binary from etcd's releases",
 }
 
