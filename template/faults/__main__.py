@@ -17,7 +17,6 @@ from .catalogue import FAULTS, Fault, Row
 from .page import page
 from .trial import Trial
 
-
 PARTS = (servers, registries, machine, load, endings)
 ALL = sorted(FAULTS, key=lambda fault: [part.__name__ for part in PARTS].index(fault.run.__module__))
 """Every fault, in the order of the table."""

@@ -1,5 +1,8 @@
 """`python -m <package>.client`: load the settings, call until told to stop."""
 
+from .. import startup  # noqa: F401  # until the imports below are done
+
+# isort: split
 import argparse
 import asyncio
 import contextlib

@@ -1,5 +1,8 @@
 """`python -m <package>.server`: load the settings, serve until told to stop."""
 
+from .. import startup  # noqa: F401  # until the imports below are done
+
+# isort: split
 import argparse
 import asyncio
 import functools
