@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pool
 
-from .handlers import behaviour_of, rebuilt, through
+from .handlers import Wrapping, behaviour_of, rebuilt
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Authorisation:
 
     def on(self, server: Any) -> Any:
         """What a generated `add_..._to_server` is given in the place of the server."""
-        return through(server, self.wrap)
+        return Wrapping(server, self.wrap)
 
     def wrap(self, method: str, handler: Any) -> Any:
         """A handler that does the same for those who may call it; PERMISSION_DENIED and a line in the log for others."""
