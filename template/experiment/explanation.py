@@ -95,7 +95,11 @@ def _found(seen: Sequence[Seen]) -> str:
     found, middle = samples(seen), median(seen)
     if middle is None:
         return "No new pod got a call."
-    return f"Here the median of {len(found)} new pods got its first call {after(middle)}, the last one {after(found[-1])}."
+    text = f"Here the median of {len(found)} new pods got its first call {after(middle)}, the last one {after(found[-1])}."
+    back = step_of(seen, "start API")
+    if back is not None and found[-1] in back.found.values():
+        text += " That one came when the API server had just returned, and waited for the cluster itself: see [below](#when-the-api-server-is-away)."
+    return text
 
 
 def _lossless(seen: Sequence[Seen]) -> str:

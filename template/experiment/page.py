@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from .explanation import ABOUT
 from .judgement import judge
-from .measure import Seen, lapses, measure, median, numbers, samples
+from .measure import Seen, lapses, listed, measure, median, numbers, samples
 from .record import Cost, Record
 from .wording import count, left, spoken, table
 
@@ -51,7 +51,7 @@ def _overview(records: Sequence[Record]) -> str:
         "longest",
         "pods never called",
         "failed while pods come and go",
-        "failed else",
+        "failed later, with retries",
         "",
     )
     rows = []
@@ -162,10 +162,18 @@ def _outage(records: Sequence[Record]) -> str:
     rows = []
     for record, line in told:
         back = next(after for after in measure(record) if after.step.act == "start API")
-        late = ["never" if value is None else spoken(value) for value in back.found.values()]
         ready = [change.at - back.step.began for change in record.changes if change.pod in back.found and change.what == "ready"]
-        failed = (f"{step.failures} of {step.calls}" for step in (line, back))
-        rows.append((record.mode, *failed, spoken(max(ready)) if ready else "–", ", ".join(late)))
+        rows.append(
+            (
+                record.mode,
+                *(f"{step.failures} of {step.calls}" for step in (line, back)),
+                spoken(max(ready)) if ready else "–",
+                ", ".join(map(spoken, listed(record, [back]))) or "–",
+                ", ".join("never" if value is None else spoken(value) for value in back.found.values()),
+            )
+        )
+    head = ("mode", "failed while it was away", "failed after its return", "new pods ready after its return", "in an EndpointSlice after that",
+            "first call after they were ready")  # fmt: skip
     seconds = told[0][0].settings["outage"]
     lapsed = sorted(
         late for record, _ in told for step in record.steps if step.act == "start API" for late in lapses(record, step)
@@ -181,9 +189,10 @@ took it for lost. Who believes that at once has nobody to call; discovery goes o
     return f"""## When the API server is away
 
 It was stopped for {seconds:g} s. Pods go on, and so does everybody who knows them: a registry that is down never empties a client's set. Changes wait
-for its return; then the servers were scaled up. The cluster's own controllers need a while to notice its return; the last column is the client's part:
+for its return; then the servers were scaled up. The cluster's own controllers need a while to notice that: until new pods are ready, and then until an EndpointSlice has them so, which is
+all that DNS and watches can tell of. Registries of one's own do not wait for it.
 
-{table(("mode", "failed while it was away", "failed after its return", "new pods ready after its return", "first calls after that"), rows)}{doubt}"""
+{table(head, rows)}{doubt}"""
 
 
 def _method(records: Sequence[Record]) -> str:
