@@ -137,7 +137,7 @@ class Deployed:
 
     def make(self, target: str, *arguments: str, **variables: str) -> str:
         """A make target that must succeed; what it printed."""
-        done = self.ask(target, *arguments, **variables)
+        done = self.ask(target, *arguments, seconds=2 * DEADLINE, **variables)
         assert done.returncode == 0, f"make {target}: {done.stdout}\n{done.stderr}"
         return done.stdout
 

@@ -125,7 +125,12 @@ def test_the_projects_own_tests_pass(baked: tuple[str, Path]) -> None:
     if name == "defaults":
         make(project, "test")
     else:
-        changed = ["tests/test_settings.py", "tests/test_stubs.py", "src/discovery/tests/test_imports.py"]
+        changed = [
+            "tests/test_settings.py",
+            "tests/test_deploying.py",
+            "tests/test_stubs.py",
+            "src/discovery/tests/test_imports.py",
+        ]
         changed += {"kubernetes-only": ["tests/test_demo.py"], "hostile": ["tests/test_server.py"]}.get(name, [])
         make(project, "test", "TESTS=" + " ".join(changed))
 

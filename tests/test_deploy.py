@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trustme
 
 from .bake import bake
 from .deployed import Deployed, kubectl
@@ -26,6 +27,7 @@ SENTENCE = 60.0
 
 RUN = uuid.uuid4().hex[:6]
 IMAGE = f"localhost/deploy-test:{RUN}"
+TOOL = os.environ.get("CONTAINER_TOOL", "buildah")
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,13 @@ def quick(project: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The default project, its image built and loaded once."""
     made = quick(bake(tmp_path_factory.mktemp("main")))
     for target in ("image", "load"):
         Deployed(made, "", IMAGE).make(target)
-    return made
+    yield made
+    subprocess.run([TOOL, "rmi", IMAGE], capture_output=True)
 
 
 def namespace(name: str, **labels: str) -> str:
@@ -224,10 +227,33 @@ def test_a_change_from_etcd_and_on_to_passthrough_loses_no_call(everywhere: Ever
     switch(main, "passthrough", 1)
 
 
+@pytest.mark.parametrize(
+    ("where", "mode", "serving"),
+    [
+        ("neighbour", "native-dns", 3),
+        ("elsewhere", "dns", 3),
+        ("elsewhere", "kubernetes", 3),
+        ("main", "passthrough", 1),
+        ("main", "etcd", 3),
+    ],
+)
+def test_a_killed_server_loses_no_call_where_clients_retry(everywhere: Everywhere, where: str, mode: str, serving: int) -> None:
+    """One that serves, of course. Its container starts again in the same pod."""
+    deployed: Deployed = getattr(everywhere, where)
+    deployed.setting("client", CLIENT__RETRY__ENABLED="true")
+    deployed.make("deploy", DISCOVERY=mode)
+    with deployed.followed() as logs:
+        logs.wait_even(serving)
+        killed = f"{deployed.project.name}-{next(iter(logs.seconds[-1].served))}"
+        assert killed in deployed.make("kill", f"POD={killed}")
+        deployed.kubectl("wait", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "--timeout=60s", f"pod/{killed}")
+        logs.wait_even(serving)
+        assert logs.failed() == {}
+
+
 def test_the_account_of_the_client_may_read_slices_and_nothing_else(everywhere: Everywhere) -> None:
-    """What `kubectl auth can-i --list` tells, beside what every account may."""
+    """What `kubectl auth can-i --list` tells in the mode kubernetes, beside what every account may."""
     there = everywhere.elsewhere
-    switch(there, "kubernetes", 3)
 
     def rights(account: str) -> set[str]:
         who = f"--as=system:serviceaccount:{there.namespace}:{account}"
@@ -240,19 +266,52 @@ def test_the_account_of_the_client_may_read_slices_and_nothing_else(everywhere: 
     assert rights(f"{there.project.name}-server") == rights("default")
 
 
-@pytest.mark.parametrize("where", ["main", "neighbour", "elsewhere"])
-def test_a_killed_server_loses_no_call_where_clients_retry(everywhere: Everywhere, where: str) -> None:
-    """Its container starts again in the same pod."""
-    deployed: Deployed = getattr(everywhere, where)
-    if where == "main":
-        deployed.setting("client", CLIENT__RETRY__ENABLED="true")
-        deployed.make("deploy", DISCOVERY="etcd")
-    with deployed.followed() as logs:
-        logs.wait_even(3)
-        killed = re.findall(r"in pod (\S+);", deployed.make("kill"))[0]
-        deployed.kubectl("wait", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "--timeout=60s", f"pod/{killed}")
-        logs.wait_even(3)
-        assert logs.failed() == {}
+def an_etcd_of_ones_own(deployed: Deployed, folder: Path) -> None:
+    """Beside the project: TLS, and a user who may touch the keys of this deployment only; and the Secret that tells the pods."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("own-etcd")
+    authority.cert_pem.write_to_path(folder / "ca.crt")
+    certificate.cert_chain_pems[0].write_to_path(folder / "tls.crt")
+    certificate.private_key_pem.write_to_path(folder / "tls.key")
+    deployed.kubectl("create", "secret", "tls", "own-etcd", f"--cert={folder / 'tls.crt'}", f"--key={folder / 'tls.key'}")
+    told = ("--from-literal=username=pair", "--from-literal=password=secret", f"--from-file={folder / 'ca.crt'}")
+    deployed.kubectl("create", "secret", "generic", f"{deployed.project.name}-etcd", *told)
+    variables = {
+        "ETCD_DATA_DIR": "/data", "ETCD_LISTEN_CLIENT_URLS": "https://0.0.0.0:2379", "ETCD_ADVERTISE_CLIENT_URLS": "https://own-etcd:2379",
+        "ETCD_CERT_FILE": "/tls/tls.crt", "ETCD_KEY_FILE": "/tls/tls.key",
+    }  # fmt: skip
+    container = {
+        "name": "etcd", "image": "localhost/etcd:3.6", "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tls", "mountPath": "/tls"}],
+        "readinessProbe": {"tcpSocket": {"port": 2379}, "periodSeconds": 1},
+    }  # fmt: skip
+    volumes = [{"name": "data", "emptyDir": {}}, {"name": "tls", "secret": {"secretName": "own-etcd"}}]
+    where = {"name": "own-etcd", "namespace": deployed.namespace, "labels": {"app": "own-etcd"}}
+    kubectl(
+        "create",
+        "-f",
+        "-",
+        given={"apiVersion": "v1", "kind": "Pod", "metadata": where, "spec": {"containers": [container], "volumes": volumes}},
+    )
+    deployed.kubectl("expose", "pod", "own-etcd", "--port=2379")
+    deployed.kubectl("wait", "--for=condition=Ready", "--timeout=90s", "pod/own-etcd")
+    address = deployed.kubectl("get", "pod", "own-etcd", "-o", "jsonpath={.status.podIP}")
+    for command in (
+        "user add root:secret", "role add root", "user grant-role root root", "user add pair:secret", "role add pair", "user grant-role pair pair",
+        f"role grant-permission pair readwrite --prefix=true {deployed.namespace}/{deployed.project.name}-server/", "auth enable",
+    ):  # fmt: skip
+        line = ["etcdctl", f"--endpoints=https://{address}:2379", "--insecure-skip-tls-verify", *command.split()]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"etcdctl {command}: {done.stderr}"
+
+
+def test_an_etcd_of_ones_own_is_used_with_tls_and_a_user(everywhere: Everywhere, tmp_path: Path) -> None:
+    """Its address in the overlay, its authority and the user in a Secret, as the docs say."""
+    there = everywhere.elsewhere
+    an_etcd_of_ones_own(there, tmp_path)
+    place = there.project / "deploy" / "overlays" / "etcd-external" / "etcd.env"
+    place.write_text(place.read_text().replace("https://etcd.example.com:2379", "https://own-etcd:2379"))
+    switch(there, "etcd-external", 3)
 
 
 def test_the_image_holds_no_tool_and_its_user_has_a_number(everywhere: Everywhere) -> None:
@@ -260,9 +319,8 @@ def test_the_image_holds_no_tool_and_its_user_has_a_number(everywhere: Everywher
     main = everywhere.main
     program = "import importlib.util, os, shutil; print(importlib.util.find_spec('pip'), *map(shutil.which, ('pip', 'pip3', 'gcc', 'cc')), os.getuid(), os.access('/app', os.W_OK))"
     assert main.kubectl("exec", name_of(main), "--", "python", "-c", program).split() == ["None"] * 5 + ["65532", "False"]
-    tool = os.environ.get("CONTAINER_TOOL", "buildah")
-    if tool == "buildah":
-        config = json.loads(subprocess.run([tool, "inspect", "--type", "image", IMAGE], capture_output=True, check=True).stdout)[
+    if TOOL == "buildah":
+        config = json.loads(subprocess.run([TOOL, "inspect", "--type", "image", IMAGE], capture_output=True, check=True).stdout)[
             "OCIv1"
         ]["config"]
         assert (config["User"], config["StopSignal"], config["Entrypoint"]) == ("65532:65532", "SIGTERM", ["python"])

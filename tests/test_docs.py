@@ -85,6 +85,17 @@ def test_the_page_of_promises_has_the_suites_own() -> None:
     assert {cell.strip(" |").split(" ")[0] for row in rows[1:] for cell in row[1:]} == {"yes", "–"}
 
 
+def test_the_page_of_deploying_names_every_variable_and_mode() -> None:
+    """Those that the program reads, and the folders that are there."""
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    site = (ROOT / "template" / "deploy" / "site.py").read_text()
+    read = set(re.findall(r'variables(?:\.get\(|\[)"([A-Z_]+)"', site))
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE)) == read
+    for folder in ("overlays", "components"):
+        for path in (ROOT / "template" / "deploy" / folder).iterdir():
+            assert f"`{path.name}`" in text or path.name in ("rbac", "etcd"), path.name
+
+
 def test_make_lists_every_command_with_what_it_does() -> None:
     """`make` alone is the manual."""
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

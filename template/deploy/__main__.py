@@ -140,19 +140,20 @@ class Commands:
         print(self.kubectl.call(*arguments), end="", flush=True)
         wait(self.kubectl, "deployment", arguments[-2 if "--" in arguments[-1] else -1].partition("/")[2], self.site.timeout)
 
-    def kill(self) -> None:
-        """SIGKILL to the oldest ready server"""
+    def kill(self, pod: str = "") -> None:
+        """SIGKILL to one server, the oldest unless a pod is named"""
         self.kubectl.check_cluster()
         pods = ready(self.kubectl, _SERVERS)
+        if pod and pod not in pods:
+            raise RefusedError(f"POD={pod} is no ready server of {project.SLUG}; there are: {', '.join(pods) or 'none'}")
         if not pods:
-            raise RefusedError(
-                f"no server of {project.SLUG} is ready in the namespace {self.kubectl.own_namespace()}; make status shows why"
-            )
+            raise RefusedError(f"no server of {project.SLUG} is ready in {self.kubectl.own_namespace()}; make status shows why")
+        chosen = pod or pods[0]
         if self.site.dry_run:
-            print(f"would send SIGKILL to the server in pod {pods[0]}")
+            print(f"would send SIGKILL to the server in pod {chosen}")
             return
-        self.kubectl.call("exec", pods[0], "--", "python", "-c", _SIGKILL)
-        print(f"SIGKILL sent to the server in pod {pods[0]}; its container starts again")
+        self.kubectl.call("exec", chosen, "--", "python", "-c", _SIGKILL)
+        print(f"SIGKILL sent to the server in pod {chosen}; its container starts again")
 
     def manifests(self) -> None:
         """print what would be applied"""

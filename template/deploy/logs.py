@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import IO, Any
 
 from . import project
@@ -16,33 +18,51 @@ from .manifests import PART_OF
 COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 """Of terminals; red is for errors."""
 
-_POD = re.compile(rf"\b{project.SLUG}-(server-[a-z0-9]+-[a-z0-9]{{5}}\b)")
+_POD = re.compile(rf"\b{project.SLUG}-" + r"(server-[a-z0-9]+-[a-z0-9]{5}\b)")
 """A server's name, of which every pod of the project has the beginning."""
 
 
+@dataclass
+class Container:
+    """One run of a container. read: the time of the last line that was shown, as the kubelet writes it."""
+
+    pod: str
+    name: str
+    colour: int
+    read: str = ""
+    open: bool = False
+
+
 def follow(kubectl: Kubectl) -> None:
-    """Until interrupted. A container that has started again is followed anew."""
+    """Until interrupted. What an API server's absence has cut off is read on from the same line."""
     colours = itertools.cycle(COLOURS if sys.stdout.isatty() else (0,))
-    seen: dict[str, int] = {}
     of_pod: dict[str, int] = {}
+    known: dict[tuple[str, int], Container] = {}
     running: list[subprocess.Popen[str]] = []
     try:
         for pod in _pods(kubectl, running):
-            name, key = pod["metadata"]["name"], ""
-            for container in pod["status"].get("containerStatuses", []):
-                key = f"{pod['metadata']['uid']}/{container['restartCount']}"
-                if key in seen or not ({"running", "terminated"} & container["state"].keys()):
+            name = pod["metadata"]["name"]
+            for status in pod["status"].get("containerStatuses", []):
+                if not {"running", "terminated"} & status["state"].keys():
                     continue
-                seen[key] = of_pod.setdefault(name, next(colours))
-                # What was said long before anybody looked is old news; a pod that comes now is told from its beginning.
-                stream = _open(kubectl, running, "logs", "--follow", "--since=10s", f"--container={container['name']}", name)
-                threading.Thread(target=_show, args=(name, of_pod[name], stream), daemon=True).start()
+                run = (pod["metadata"]["uid"], int(status["restartCount"]))
+                colour = of_pod[name] if name in of_pod else of_pod.setdefault(name, next(colours))
+                container = known.setdefault(run, Container(name, status["name"], colour))
+                if not container.open:
+                    container.open = True
+                    # What was said long before anybody looked is old news; a pod that comes now is told from its beginning.
+                    since = f"--since-time={container.read}" if container.read else "--since=10s"
+                    stream = _open(
+                        kubectl, running, "logs", "--follow", "--timestamps", since, f"--container={container.name}", name
+                    )
+                    threading.Thread(target=_show, args=(container, stream), daemon=True).start()
     finally:
         for process in running:
             process.kill()
 
 
 def _open(kubectl: Kubectl, running: list[subprocess.Popen[str]], *arguments: str) -> IO[str]:
+    running[:] = [process for process in running if process.poll() is None]
     process = subprocess.Popen(kubectl.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     running.append(process)
     assert process.stdout is not None
@@ -50,22 +70,26 @@ def _open(kubectl: Kubectl, running: list[subprocess.Popen[str]], *arguments: st
 
 
 def _pods(kubectl: Kubectl, running: list[subprocess.Popen[str]]) -> Iterator[dict[str, Any]]:
-    """Every state of every pod of the project; a watch that the API server ends is begun anew."""
-    decoder = json.JSONDecoder()
+    """Every state of every pod of the project; a watch that ends is begun anew, and tells them all again."""
     while True:
         buffer = ""
         for line in _open(kubectl, running, "get", "pods", f"--selector={PART_OF}", "--watch", "--output=json"):
             buffer += line
             if line.startswith("}"):  # objects follow each other, indented
-                yield decoder.decode(buffer)
+                yield json.loads(buffer)
                 buffer = ""
+        time.sleep(1)
 
 
-def _show(pod: str, colour: int, stream: IO[str]) -> None:
-    short = pod.removeprefix(f"{project.SLUG}-")
+def _show(container: Container, stream: IO[str]) -> None:
+    begin, end = (f"\033[{container.colour}m", "\033[0m") if container.colour else ("", "")
+    label = f"{begin}{container.pod.removeprefix(f'{project.SLUG}-'):<24}{end}"
     for line in stream:
-        begin, end = (f"\033[{colour}m", "\033[0m") if colour else ("", "")
-        print(f"{begin}{short:<24}{end} {readable(line.rstrip(), colour=bool(colour))}", flush=True)
+        moment, _, text = line.rstrip("\n").partition(" ")
+        if moment > container.read:
+            container.read = moment
+            print(f"{label} {readable(text, colour=bool(container.colour))}", flush=True)
+    container.open = False
 
 
 def readable(line: str, *, colour: bool = False) -> str:
