@@ -16,8 +16,8 @@ LONGEST_SLUG = 40
 """Kubernetes names hold 63 characters, and ours get endings such as -server-headless and a ReplicaSet's hash."""
 
 TAKEN = frozenset(
-    {"discovery", "greeter", "demo", "development", "certs", "experiment", "faults", "tests", "benchmarks", "deploy", "docs"}
-    | {"proto", "requirements", "src"}
+    {"discovery", "greeter", "demo", "development", "experiment", "faults", "tests", "benchmarks", "deploy", "docs", "proto"}
+    | {"requirements", "src"}
     | {"aiohappyeyeballs", "aiohttp", "aiohttp_retry", "aiosignal", "annotated_types", "ast_serialize", "attr", "attrs"}
     | {"buf_bin", "certifi", "cffi", "charset_normalizer", "contourpy", "cryptography", "cycler", "dateutil", "dns", "dnslib"}
     | {"dotenv", "durationpy", "etcd", "frozenlist", "google", "grpc", "grpc_channelz", "grpc_health", "grpc_reflection"}

@@ -343,6 +343,9 @@ async def test_certificates_change_under_load_and_no_call_is_lost(
                 certificates.issue(new)
             for process, _ in running.values():
                 await asyncio.to_thread(process.wait_for, "new TLS files")
+            for name, (_, address) in running.items():  # a new connection stands only on the new files at both ends
+                with channel(address, client_files) as opened:
+                    assert await asyncio.to_thread(greet, opened) == name
             after = len(results)
             while len(results) < after + 200:
                 await asyncio.sleep(0.01)
