@@ -48,8 +48,9 @@ def main() -> int:
             continue
         row = rows[each.name] = asyncio.run(tried(each))
         after = "" if row.recovered is None else f", over after {row.recovered:.1f} s"
+        codes = f" ({row.codes})" if row.codes else ""
         print(
-            f"{'held   ' if row.held else 'BROKEN '}  {row.fault}: {row.failed} of {row.calls} failed{after}. {row.note}",
+            f"{'held   ' if row.held else 'BROKEN '}  {row.fault}: {row.failed} of {row.calls} failed{codes}{after}. {row.note}",
             flush=True,
         )
         print(f"         status: {row.status}\n         log: {row.log}", flush=True)

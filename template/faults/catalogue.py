@@ -40,7 +40,8 @@ def _has(registry: str) -> bool:
 class Row:
     """What came of one fault. calls, failed: from the fault on, of the client's.   recovered: seconds from the fault until
     the last call began that failed or took more than a second; None where that is not the question.
-    status, log: what discovery's status and the log said.   held: whether the promise did.   note: further figures."""
+    status, log: what discovery's status and the log said.   held: whether the promise did.   note: further figures.
+    codes: the status codes of what failed, the most frequent first."""
 
     fault: str
     promise: str
@@ -51,6 +52,7 @@ class Row:
     status: str = ""
     log: str = ""
     note: str = ""
+    codes: str = ""
 
 
 @dataclass(frozen=True)

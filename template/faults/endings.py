@@ -91,7 +91,7 @@ async def during_first_start(trial: Trial) -> Row:
 async def during_stream(trial: Trial) -> Row:
     """No unary call fails; the stream goes on through the drain and ends with the grace, by a status that says so."""
     first, second = await trial.servers(2, SERVER__DRAIN__WAIT="1s", SERVER__DRAIN__GRACE="2s")
-    trial.manual(first.authority, second.authority)
+    trial.listed(first.authority, second.authority)
     await trial.call()
     await trial.served_by("a", "b")
     assert trial.greeter is not None
@@ -127,7 +127,7 @@ async def during_stream(trial: Trial) -> Row:
 async def twice(trial: Trial) -> Row:
     """The second ends it at once; no call fails, what it cuts is made again."""
     first, second = await trial.servers(2, SERVER__DRAIN__WAIT="20s", SERVER__DRAIN__GRACE="20s")
-    trial.manual(first.authority, second.authority)
+    trial.listed(first.authority, second.authority)
     await trial.call()
     await trial.served_by("a", "b")
     trial.mark()

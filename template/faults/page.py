@@ -27,12 +27,18 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
     yield "|---|---|---:|---:|---|---|"
     for row in rows:
         after = "" if row.recovered is None else f"{row.recovered:.1f} s"
-        failed = f"{row.failed} of {row.calls}" if row.calls else ""
+        failed = f"{row.failed} of {row.calls} {row.codes}".rstrip() if row.calls else ""
         yield f"| {row.fault} | {row.promise} | {failed} | {after} | {'yes' if row.held else '**no**'} | {_cell(row.note)} |"
 
 
 def _said(rows: Sequence[Row]) -> Iterator[str]:
-    yield from ("", "## What status and log said", "", "| fault | `discovery.status` | warnings and errors |", "|---|---|---|")
+    yield from (
+        "",
+        "## What the client's status and log said",
+        "",
+        "| fault | `discovery.status` | warnings and errors |",
+        "|---|---|---|",
+    )
     for row in rows:
         yield f"| {row.fault} | {_cell(row.status)} | {_cell(row.log)} |"
 
@@ -45,5 +51,5 @@ def _left_out(skipped: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    text = re.sub(r"/[^ ,;:]*/(?=[^ ,;:/]+)", "", re.sub(r"\b[0-9a-f]{32}\b", "name", text))  # no path of this machine's
+    text = re.sub(r"(?<=\s)/[^ ,;:]*/(?=[^ ,;:/]+)", "", re.sub(r"\b[0-9a-f]{32}\b", "name", text))  # no path of this machine's
     return (text if len(text) <= LONGEST else f"{text[:LONGEST]} ...").replace("|", "\\|").replace("\n", " ")

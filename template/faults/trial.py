@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -95,6 +96,10 @@ class Trial:
         listing.set(authorities)
         self.target = listing.target
         return listing
+
+    def listed(self, *authorities: str) -> None:
+        """A fixed list, whose servers are asked for their health: one that drains is known to."""
+        self.target = "static:///" + ",".join(authorities)
 
     # ---- who calls ----
 
@@ -190,10 +195,12 @@ class Trial:
     def row(self, held: bool, note: str = "") -> Row:
         """What there is to say."""
         log = self.logged()
+        codes = Counter(result.code for result in self.failed())
         more = f" (and {len(log) - 1} more)" if len(log) > 1 else ""
         return Row(
             self.fault.name, self.fault.promise, held, len(self.since()), len(self.failed()), self._recovered,
             self._status or self.said(), f"{log[0]}{more}" if log else "nothing", note,
+            ", ".join(code for code, _ in codes.most_common()),
         )  # fmt: skip
 
 
