@@ -26,6 +26,9 @@ KINDS = (
 REGISTERING = ("etcd", "etcd-external")
 """Modes in which servers register themselves."""
 
+SILENCE = 30.0
+"""Seconds for which an API server may be away while a rollout is waited for."""
+
 
 @dataclass
 class Rollout:
@@ -99,9 +102,21 @@ def labelled(kubectl: Kubectl, kinds: str = KINDS) -> list[str]:
 def wait(kubectl: Kubectl, kind: str, name: str, seconds: float) -> None:
     """Until every Deployment or StatefulSet (of this name) has only new pods, all ready. Raises RefusedError as soon as one cannot."""
     selector = f"--selector={PART_OF}" + (f",{NAME}={name}" if name else "")
-    until, told = time.monotonic() + seconds, ""
-    while waiting := [text for item in kubectl.get(kind, selector).get("items", []) if (text := _lacking(item))]:
-        found = troubles(kubectl, selector)
+    until, told, answered = time.monotonic() + seconds, "", time.monotonic()
+    while True:
+        try:
+            items = kubectl.get(kind, selector).get("items", [])
+            found = troubles(kubectl, selector)
+            answered = time.monotonic()
+        except RefusedError:
+            # An API server that restarts does not end a rollout.
+            if time.monotonic() > answered + SILENCE:
+                raise
+            time.sleep(1)
+            continue
+        waiting = [text for item in items if (text := _lacking(item))]
+        if not waiting:
+            return
         for trouble in found:
             if trouble.fatal:
                 raise RefusedError(trouble.text)
