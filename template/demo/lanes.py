@@ -56,12 +56,14 @@ def draw(
     end: float,
     *,
     most: float = 0.0,
+    runs: str = "runs",
     width: float = 11,
     height: float = 1.3,
 ) -> None:
     """Write a PNG of `end` seconds. Raises OSError.
 
-    failed: the moments of failed calls.   most: the highest rate that can be seen, else that of all.   width, height: inches, the
+    failed: the moments of failed calls.   most: the highest rate that can be seen, else that of all.   runs: what a server does
+    where its lane is grey.   width, height: inches, the
     height is a lane's.
     """
     top = 1.4 * (most or max(1.0, *(rate for lane in lanes for rate in lane.rates)))
@@ -101,7 +103,7 @@ def draw(
     )
     last.set_xlabel("seconds", fontsize=9, color=GREY)
     last.plot(failed, [0.0] * len(failed), "x", color=FAILED, markersize=7, clip_on=False, zorder=5)
-    figure.legend(handles=_legend(len(failed)), loc="upper right", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles=_legend(len(failed), runs), loc="upper right", ncols=3, fontsize=8, frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.1)
     plt.close(figure)
@@ -164,9 +166,9 @@ def _note(axes: Axes, at: float, text: str) -> None:
     )
 
 
-def _legend(failed: int) -> list[Artist]:
+def _legend(failed: int, runs: str) -> list[Artist]:
     return [
-        Patch(color=_RUNS, label="runs"),
+        Patch(color=_RUNS, label=runs),
         Patch(facecolor=_RUNS, edgecolor=GREY, hatch="////", linewidth=0, label="drains"),
         Line2D([], [], color=FAILED, marker="x", linestyle="", label=f"{failed} failed calls"),
     ]

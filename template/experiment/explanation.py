@@ -86,8 +86,9 @@ def _etcd(record: Record, seen: Sequence[Seen]) -> str:
     early = sum(late < 0 for late in found)
     text = f"""Servers put themselves into etcd under a lease, and take themselves out when they are told to end; clients watch. {_found(seen)}"""
     if early:
-        text += f""" {early} of {len(found)} got it before Kubernetes had them as Ready: a server registers when it listens, the readiness probe asks a
-moment later."""
+        text += (
+            f" {early} of {len(found)} were early: a server registers when it listens, the readiness probe asks a moment later."
+        )
     return f"{text}\n{_lossless(seen)} Kubernetes' API has no part in it."
 
 
@@ -95,6 +96,8 @@ def _found(seen: Sequence[Seen]) -> str:
     found, middle = samples(seen), median(seen)
     if middle is None:
         return "No new pod got a call."
+    if found[-1] < 0:
+        return f"Here all of {len(found)} new pods got their first call before they were Ready."
     text = f"Here the median of {len(found)} new pods got its first call {after(middle)}, the last one {after(found[-1])}."
     back = step_of(seen, "start API")
     if back is not None and found[-1] in back.found.values():

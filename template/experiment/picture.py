@@ -46,11 +46,14 @@ def draw(path: Path, record: Record, title: str) -> None:
     if failed:
         lanes.append(Lane("failed", FAILED, edges, [sum(second.errors.values()) for second in record.seconds]))
     marks = [Mark(step.title, step.began) for step in record.steps]
-    marks += [
-        Mark("", at, line=False, notes={names[pod]: "no call" if late is None else f"first call {spoken(late)}"})
-        for pod, at, late in _became(record, seen)
-    ]
-    draw_lanes(path, title, lanes, marks, failed, max(end, times[-1]), most=record.rate, width=14, height=0.68)
+    marks += [Mark("", at, line=False, notes={names[pod]: _told(late)}) for pod, at, late in _became(record, seen)]
+    draw_lanes(path, title, lanes, marks, failed, max(end, times[-1]), most=record.rate, runs="is ready", width=14, height=0.68)
+
+
+def _told(late: float | None) -> str:
+    if late is None:
+        return "no call"
+    return "called before it was ready" if late < 0 else f"first call {spoken(late)}"
 
 
 def _became(record: Record, seen: Sequence[Seen]) -> Iterator[tuple[str, float, float | None]]:
