@@ -182,7 +182,8 @@ def _outage(records: Sequence[Record]) -> str:
         f"""
 
 After its return, {count(len(lapsed), "server")} counted as not ready for up to {spoken(lapsed[-1])}, though they served: their node could not report meanwhile, so the cluster
-took it for lost. Who believes that at once has nobody to call; discovery goes on with the last set for as long as `DISCOVERY__EMPTY` says."""
+took it for lost. Who believes that at once has nobody to call; `DISCOVERY__EMPTY` says for how
+long discovery goes on with the last set."""
         if lapsed
         else ""
     )
