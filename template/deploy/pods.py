@@ -30,10 +30,27 @@ class Trouble:
     fatal: bool
 
 
-def troubles(kubectl: Kubectl, selector: str) -> list[Trouble]:
-    """Of all pods that are to stay."""
-    pods = kubectl.get("pods", selector).get("items", [])
-    return [found for pod in pods if "deletionTimestamp" not in pod["metadata"] for found in _troubles(kubectl, pod)]
+_REVISION = "deployment.kubernetes.io/revision"
+
+
+def troubles(kubectl: Kubectl, kind: str, items: list[dict[str, Any]], selector: str) -> list[Trouble]:
+    """Of the pods that Deployments or StatefulSets (`items` of `kind`) have made last: what is wrong with older ones will go with them."""
+    newest = _newest(kubectl, kind, items, selector)
+    pods = [pod for pod in kubectl.get("pods", selector).get("items", []) if "deletionTimestamp" not in pod["metadata"]]
+    return [found for pod in pods if newest & set(pod["metadata"]["labels"].values()) for found in _troubles(kubectl, pod)]
+
+
+def _newest(kubectl: Kubectl, kind: str, items: list[dict[str, Any]], selector: str) -> set[str]:
+    """The hashes that the newest pods carry as a label."""
+    if kind == "statefulset":
+        return {item["status"]["updateRevision"] for item in items if "updateRevision" in item.get("status", {})}
+    revisions = {item["metadata"]["uid"]: item["metadata"].get("annotations", {}).get(_REVISION) for item in items}
+    return {
+        made["metadata"]["labels"]["pod-template-hash"]
+        for made in kubectl.get("replicasets", selector).get("items", [])
+        for owner in made["metadata"].get("ownerReferences", [])
+        if owner["uid"] in revisions and made["metadata"]["annotations"].get(_REVISION) == revisions[owner["uid"]]
+    }
 
 
 def _troubles(kubectl: Kubectl, pod: dict[str, Any]) -> Iterator[Trouble]:

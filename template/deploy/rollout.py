@@ -106,7 +106,8 @@ def wait(kubectl: Kubectl, kind: str, name: str, seconds: float) -> None:
     while True:
         try:
             items = kubectl.get(kind, selector).get("items", [])
-            found = troubles(kubectl, selector)
+            # Before its controller has seen a change, the newest pods of a Deployment are still those of before.
+            found = troubles(kubectl, kind, items, selector) if all(_observed(item) for item in items) else []
             answered = time.monotonic()
         except RefusedError:
             # An API server that restarts does not end a rollout.
@@ -127,10 +128,14 @@ def wait(kubectl: Kubectl, kind: str, name: str, seconds: float) -> None:
         time.sleep(0.5)
 
 
+def _observed(item: dict[str, Any]) -> bool:
+    return int(item.get("status", {}).get("observedGeneration", 0)) >= int(item["metadata"]["generation"])
+
+
 def _lacking(item: dict[str, Any]) -> str:
     """What a Deployment or StatefulSet still waits for; nothing if it is done."""
     wanted, status, name = int(item["spec"].get("replicas", 1)), item.get("status", {}), item["metadata"]["name"]
-    if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
+    if not _observed(item):
         return f"{name}: waiting for the controller"
     total, new, ready = (int(status.get(key, 0)) for key in ("replicas", "updatedReplicas", "readyReplicas"))
     if item["kind"] == "StatefulSet" and status.get("currentRevision") == status.get("updateRevision"):

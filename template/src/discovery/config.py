@@ -153,7 +153,7 @@ class Config:
     """One channel's choices; `Config()` is right for most.
 
     zone: the zone that this client runs in; empty means that zones do not count.
-    empty: what an empty answer means; None leaves it to the source (dns-poll keeps, the others hold or believe).
+    empty: what an answer without anybody to call means; None leaves it to the source (dns-poll keeps, the others hold or believe).
     coalesce: seconds over which further changes are put together after one was passed on.
     outliers: when to take out servers that fail calls; None never does, as gRPC's own channels.
     health: name of the service to ask each endpoint for by grpc.health.v1 Watch, where the registry knows nothing of

@@ -15,12 +15,13 @@ class Verdict:
 
 
 def judge(policy: Empty, last: Snapshot | None, new: Snapshot, empty_since: float, now: float) -> Verdict:
-    """Decide on `new`, which has been the registry's word since `empty_since` if it is empty.
+    """Decide on `new`, which has been the registry's word since `empty_since` if nobody in it may get requests.
 
-    Only an empty set after one with endpoints is suspicious: a registry that lost its data, a Service whose selector was
-    mistyped and a DNS server that has just been restarted all look like that, and believing them stops all traffic.
+    Only such a set after one with usable endpoints is suspicious: a registry that lost its data, a Service whose selector was
+    mistyped and a DNS server that has just been restarted look like that, as does a cluster whose API server was away for a
+    minute: it counts every node, and so every pod, as not ready until the nodes have reported. Believing them stops all traffic.
     """
-    if new.endpoints or last is None or not last.endpoints or policy.policy == "fail":
+    if new.usable or last is None or not last.usable or policy.policy == "fail":
         return Verdict(True)
     if policy.policy == "keep":
         return Verdict(False)

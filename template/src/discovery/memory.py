@@ -34,8 +34,8 @@ class Memory:
         self._complained = False
 
     def write(self, snapshot: Snapshot) -> None:
-        """Keep a set. An error is told once and costs nothing else; an empty set is not worth keeping."""
-        if not snapshot.endpoints:
+        """Keep a set. An error is told once and costs nothing else; a set that nobody could start with is not worth keeping."""
+        if not snapshot.usable:
             return
         content = {
             "version": VERSION,

@@ -167,11 +167,11 @@ class Resolver:
                     logger.warning("target '%s': %s", self._status.target, problem)
             if self._status.state == "stale":
                 logger.info("target '%s': the source is back", self._status.target)
-            if self._received is None or self._received.endpoints:
+            if self._received is None or self._received.usable:
                 self._empty_since = now
             self._received = snapshot
             self._status = replace(self._status, state="synced", synced_at=now, last_error=None, problems=snapshot.problems)
-            if snapshot.endpoints:
+            if snapshot.usable:
                 self._status = replace(self._status, suspicious=None)
         self.reconsider()
         self._on_state()
@@ -212,13 +212,14 @@ class Resolver:
         now = self._clock()
         if now < self._not_before:
             return self._not_before
-        new, last = self._received, self._status.snapshot
-        if self._monitor is not None:
-            new = self._monitor.apply(new)
-        verdict = judge(self._empty, last, new, self._empty_since, now)
+        received, last = self._received, self._status.snapshot
+        # What servers say of themselves is not suspicious, so the guard is asked about the registry's word alone.
+        verdict = judge(self._empty, last, received, self._empty_since, now)
+        new = received if self._monitor is None else self._monitor.apply(received)
         if not verdict.accepted:
             if self._status.suspicious is None:
-                suspicious = f"the registry lists no endpoint any more; policy '{self._empty.policy}' goes on with the last {len(last or new)}"
+                said = f"none of its {len(received)} endpoints as ready" if received else "no endpoint any more"
+                suspicious = f"the registry lists {said}; policy '{self._empty.policy}' goes on with the last {len(last or new)}"
                 logger.warning("target '%s': %s", self._status.target, suspicious)
                 self._status = replace(self._status, suspicious=suspicious)
             return verdict.ask_again

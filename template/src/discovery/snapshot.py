@@ -80,6 +80,11 @@ class Snapshot:
                 skipped.append(f"endpoint {good.authority} is listed twice; the first entry counts")
         return cls(frozenset(found.values()), tuple(map(printable, skipped)))
 
+    @property
+    def usable(self) -> bool:
+        """Whether anybody in it may get requests at all."""
+        return any(endpoint.health is not Health.UNHEALTHY for endpoint in self.endpoints)
+
     def __len__(self) -> int:
         return len(self.endpoints)
 

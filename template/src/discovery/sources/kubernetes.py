@@ -41,7 +41,9 @@ class KubernetesSource:
     """Every `watch` lists anew. Raises TargetError where there are no credentials to be found."""
 
     knows_health: ClassVar[bool] = True
-    empty: ClassVar[Empty] = Empty("hold", 10.0)
+    # After an API server's return the node controller counts all pods as not ready until their nodes have reported, for about a
+    # minute; and believing sooner that a Service has lost all of its pods would help nobody.
+    empty: ClassVar[Empty] = Empty("hold", 120.0)
 
     def __init__(self, target: Target, settings: Kubernetes) -> None:
         self._target = target

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from ..config import Empty
-from ..snapshot import Endpoint, Snapshot
+from ..snapshot import Endpoint, Health, Snapshot
 
 
 def endpoints(*ports: int, zone: str = "") -> list[Endpoint]:
@@ -17,6 +17,11 @@ def endpoints(*ports: int, zone: str = "") -> list[Endpoint]:
 def snapshot(*ports: int) -> Snapshot:
     """A snapshot of `endpoints`."""
     return Snapshot.of(endpoints(*ports))
+
+
+def unready(*ports: int) -> Snapshot:
+    """The same endpoints, none of which may get requests."""
+    return Snapshot.of(endpoint._replace(health=Health.UNHEALTHY) for endpoint in endpoints(*ports))
 
 
 class Clock:

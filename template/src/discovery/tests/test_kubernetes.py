@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from .. import SourceError
+from .. import Config, Empty, SourceError
+from ..failover import open_resolver
 from ..snapshot import Snapshot
-from .servers import DEADLINE
+from ..target import parse
+from .servers import DEADLINE, until
 
 pytest.importorskip("kubernetes", reason="sources/kubernetes.py needs kubernetes: pip install kubernetes")
 
@@ -155,6 +157,25 @@ def test_a_service_without_slices_is_an_empty_set_with_a_reason_until_they_come(
     place.slice("unknown", ready(A))
     watch.sees(A)
     watch.close()
+
+
+def test_pods_that_count_as_not_ready_all_at_once_are_called_on_for_a_while(place: Namespace, service: str) -> None:
+    """So it is for about a minute after an API server's return; what is ready again counts at once."""
+    place.slice(service, ready(A, B))
+    resolver = open_resolver(parse(f"kubernetes:///{service}.{place.name}"), Config(empty=Empty("hold", 3600)))
+    resolver.start()
+    try:
+        resolver.wait_until_synced(DEADLINE)
+        both = resolver.status.snapshot
+        lost = {"ready": False, "serving": False, "terminating": False}
+        place.slice(service, [{**endpoint, "conditions": lost} for endpoint in ready(A, B)])
+        until(lambda: "none of its 2 endpoints as ready" in (resolver.status.suspicious or ""))
+        assert resolver.status.snapshot == both
+        place.slice(service, ready(B))
+        until(lambda: found(resolver.status.snapshot or Snapshot()) == {B})
+        assert resolver.status.suspicious is None
+    finally:
+        resolver.close()
 
 
 # ---- credentials ----

@@ -15,7 +15,7 @@ from ..memory import Memory
 from ..resolver import Resolver
 from ..snapshot import Endpoint, Health, Snapshot
 from ..target import parse
-from .fakes import Script, snapshot
+from .fakes import Script, snapshot, unready
 from .servers import DEADLINE, until
 
 TARGET = "kubernetes:///greeter:grpc"
@@ -139,13 +139,14 @@ def test_a_registry_that_answers_is_believed_rather_than_the_file(tmp_path: Path
     run.close()
 
 
-def test_an_empty_set_is_not_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("useless", [snapshot(), unready(1, 2)])
+def test_a_set_without_anybody_to_call_is_not_kept(tmp_path: Path, useless: Snapshot) -> None:
     """With it a client could not start."""
     run = Run(tmp_path)
     run.source.steps.put(snapshot(1))
     until(lambda: kept_in(tmp_path) == snapshot(1))
-    run.source.steps.put(snapshot())
-    until(lambda: run.resolver.status.snapshot == snapshot())
+    run.source.steps.put(useless)
+    until(lambda: run.resolver.status.snapshot == useless)
     run.close()
     assert kept_in(tmp_path) == snapshot(1)
 

@@ -13,7 +13,7 @@ from ..errors import NotSyncedError, SourceError
 from ..resolver import Resolver
 from ..snapshot import Snapshot
 from ..target import parse
-from .fakes import Clock, Script, snapshot
+from .fakes import Clock, Script, snapshot, unready
 from .servers import DEADLINE, until
 
 TARGET = parse("manual:///test")
@@ -166,6 +166,20 @@ def test_an_empty_answer_is_kept_back_and_said(run: Run, caplog: pytest.LogCaptu
     assert run.resolver.status.snapshot == snapshot(1)
     assert "policy 'keep'" in (run.resolver.status.suspicious or "")
     assert caplog.text.count("lists no endpoint any more") == 1
+    run.source.steps.put(snapshot(2))
+    assert run.next() == snapshot(2)
+    assert run.resolver.status.suspicious is None
+
+
+def test_a_set_that_is_unready_as_a_whole_is_kept_back_as_an_empty_one_is(run: Run) -> None:
+    """A cluster that has lost sight of its nodes says so of every pod; one that is ready is enough to be believed."""
+    run.source.steps.put(snapshot(1, 2))
+    run.next()
+    run.source.steps.put(unready(1, 2))
+    run.source.steps.put(SourceError("enough"))
+    assert (run.began(), run.began()) == (1, 2)
+    assert run.resolver.status.snapshot == snapshot(1, 2)
+    assert "lists none of its 2 endpoints as ready" in (run.resolver.status.suspicious or "")
     run.source.steps.put(snapshot(2))
     assert run.next() == snapshot(2)
     assert run.resolver.status.suspicious is None
