@@ -48,7 +48,8 @@ class Generations(Generic[ChannelType]):
         with self._lock:
             generation.calls -= 1
             ended = generation.retired and not generation.calls
-            self._old.discard(generation) if ended else None
+            if ended:
+                self._old.discard(generation)
         if ended:
             self._close(generation.channel)
 
