@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from . import image, logs, project
+from . import image, logs, project, secrets
 from .kubectl import Kubectl
 from .manifests import CLIENT, NAME, PART_OF, SERVER
 from .pods import ready
@@ -51,6 +51,12 @@ class Commands:
             print("would run: " + " ".join(command))
         else:
             run(*command)
+
+    def secrets(self) -> None:
+        """certificates of make certs into the cluster"""
+        self.kubectl.check_cluster()
+        self._namespace()
+        secrets.write(self.kubectl, self.site.dry_run)
 
     def deploy(self) -> None:
         """build, deliver, apply, wait, prune"""

@@ -30,6 +30,9 @@ class Trouble:
     fatal: bool
 
 
+_LATE = "failed to sync"
+"""The node has not read a ConfigMap or a Secret yet; it tries again."""
+
 _REVISION = "deployment.kubernetes.io/revision"
 
 
@@ -62,7 +65,8 @@ def _troubles(kubectl: Kubectl, pod: dict[str, Any]) -> Iterator[Trouble]:
         waiting = container["state"].get("waiting", {})
         reason, message = waiting.get("reason", ""), " ".join(waiting.get("message", "no message").split())
         if reason in WAITING:
-            yield Trouble(f"pod {name}: " + WAITING[reason].format(image=container["image"], message=message), fatal=True)
+            text = f"pod {name}: " + WAITING[reason].format(image=container["image"], message=message)
+            yield Trouble(text, fatal=_LATE not in message)
         elif reason == "CrashLoopBackOff":
             ended = container.get("lastState", {}).get("terminated", {})
             text = f"pod {name} ends again and again, with status {ended.get('exitCode', '?')}: {_last_words(kubectl, name)}"

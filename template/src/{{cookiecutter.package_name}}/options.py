@@ -50,6 +50,8 @@ def channel_options(settings: Settings) -> Options:
     """Arguments of the client's channel, for every kind of target."""
     keepalive = settings.client.keepalive
     tls = settings.tls
+    # Behind one address every new connection may reach another server, so it is worth while to try soon.
+    first_wait = 100 if parse(settings.client.target).scheme == "passthrough" else 500
     return [
         *([("grpc.default_authority", tls.server_name)] if tls.mode != "off" and tls.server_name else []),
         ("grpc.service_config", service_config(settings)),
@@ -59,7 +61,7 @@ def channel_options(settings: Settings) -> Options:
         ("grpc.keepalive_permit_without_calls", int(keepalive.permit_without_calls)),
         ("grpc.http2.max_pings_without_data", keepalive.max_pings_without_data),
         ("grpc.dns_min_time_between_resolutions_ms", 5000),  # 30 s by default
-        ("grpc.initial_reconnect_backoff_ms", 500),
+        ("grpc.initial_reconnect_backoff_ms", first_wait),
         ("grpc.min_reconnect_backoff_ms", 5000),
         ("grpc.max_reconnect_backoff_ms", 10_000),
         ("grpc.enable_http_proxy", 0),  # a proxy variable in the pod would take over calls inside the cluster
@@ -94,6 +96,8 @@ def service_config(settings: Settings) -> str:
                     "backoffMultiplier": 2,
                     "retryableStatusCodes": list(client.retry.status_codes),
                 },
+                # Three attempts pass before an address in front of all has left out a server that was killed.
+                **({"waitForReady": True} if single else {}),
             }
         ]
         # With its decimal point, or gRPC reads thousandths.
