@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -85,6 +86,28 @@ async def test_successes_give_tokens_back(failing: tuple[Failing, str]) -> None:
         with pytest.raises(grpc.aio.AioRpcError):
             await client.greet("x", timeout=DEADLINE)
         assert servicer.attempts == 3
+
+
+async def test_behind_one_address_a_call_waits_for_the_next_connection(failing: tuple[Failing, str]) -> None:
+    """Longer than three attempts take, for whoever is behind it may have been killed; without retries it fails at once."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    target = f"passthrough:///127.0.0.1:{port}"
+    async with GreeterClient.connect(settings(target, retry={"enabled": False})) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.greet("x", timeout=DEADLINE)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    async with GreeterClient.connect(settings(target)) as client:
+        call = asyncio.create_task(client.greet("x", timeout=DEADLINE))
+        while (state := client.channel.get_state()) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            await client.channel.wait_for_state_change(state)
+        servicer, server = failing[0], grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        servicer.behaviour = "answer"
+        greeter_pb2_grpc.add_GreeterServiceServicer_to_server(servicer, server)
+        server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
+        assert (await call).served_by == "failing"
+        await server.stop(0)
 
 
 async def test_every_call_has_a_deadline(failing: tuple[Failing, str]) -> None:
