@@ -1,9 +1,9 @@
 """The client: typed calls with deadlines, retries that stop when they would do harm, and a service of its own."""
 
 import asyncio
+import contextlib
 import json
 import signal
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -88,26 +88,49 @@ async def test_successes_give_tokens_back(failing: tuple[Failing, str]) -> None:
         assert servicer.attempts == 3
 
 
-async def test_behind_one_address_a_call_waits_for_the_next_connection(failing: tuple[Failing, str]) -> None:
-    """Longer than three attempts take, for whoever is behind it may have been killed; without retries it fails at once."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    target = f"passthrough:///127.0.0.1:{port}"
-    async with GreeterClient.connect(settings(target, retry={"enabled": False})) as client:
+@contextlib.asynccontextmanager
+async def nobody() -> AsyncIterator[tuple[int, asyncio.Semaphore]]:
+    """A port behind which everybody is gone, and a count of the connections that it has ended; until closed."""
+    refused = asyncio.Semaphore(0)
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        refused.release()
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as listening:
+        yield listening.sockets[0].getsockname()[1], refused
+
+
+RETRY_AT_ONCE = {"initial_backoff": 0.001, "max_backoff": 0.001}
+
+
+async def test_behind_one_address_a_call_waits_for_the_next_connection() -> None:
+    """Longer than its attempts take, for whoever is behind the address may have been killed."""
+    async with nobody() as (port, refused):
+        client = GreeterClient.connect(settings(f"passthrough:///127.0.0.1:{port}", retry=RETRY_AT_ONCE))
+        call = asyncio.create_task(client.greet("x", timeout=DEADLINE))
+        for _ in range(3):
+            await refused.acquire()
+        assert not call.done()
+    servicer, server = Failing(), grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    servicer.behaviour = "answer"
+    greeter_pb2_grpc.add_GreeterServiceServicer_to_server(servicer, server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    assert (await call).served_by == "failing"
+    await client.close()
+    await server.stop(0)
+
+
+async def test_without_retries_it_fails_at_once() -> None:
+    """As everywhere else."""
+    async with (
+        nobody() as (port, _),
+        GreeterClient.connect(settings(f"passthrough:///127.0.0.1:{port}", retry={"enabled": False})) as client,
+    ):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await client.greet("x", timeout=DEADLINE)
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
-    async with GreeterClient.connect(settings(target)) as client:
-        call = asyncio.create_task(client.greet("x", timeout=DEADLINE))
-        while (state := client.channel.get_state()) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-            await client.channel.wait_for_state_change(state)
-        servicer, server = failing[0], grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        servicer.behaviour = "answer"
-        greeter_pb2_grpc.add_GreeterServiceServicer_to_server(servicer, server)
-        server.add_insecure_port(f"127.0.0.1:{port}")
-        await server.start()
-        assert (await call).served_by == "failing"
-        await server.stop(0)
 
 
 async def test_every_call_has_a_deadline(failing: tuple[Failing, str]) -> None:
