@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from deploy import image, project
 from deploy.kubectl import Kubectl, sentence
 from deploy.logs import readable
 from deploy.manifests import CLIENT, MODE, SERVER
+from deploy.pods import troubles
 from deploy.rollout import Rollout
 from deploy.site import RefusedError, Site
 
@@ -149,3 +151,33 @@ def test_a_rollout_keeps_the_number_of_pods_and_the_slower_pace() -> None:
 def test_logs_are_shown_as_a_person_reads_them(line: str, read: str) -> None:
     """What is no line of JSON stays as it is."""
     assert readable(line.replace("SLUG", project.SLUG)) == read
+
+
+def waiting_pod(of: str, reason: str, message: str) -> dict[str, Any]:
+    """A pod of one ReplicaSet, whose container waits."""
+    state = {"image": "pair:1", "state": {"waiting": {"reason": reason, "message": message}}}
+    return {"metadata": {"name": f"pod-{of}", "labels": {"pod-template-hash": of}}, "status": {"containerStatuses": [state]}}
+
+
+def replica_set(of: str, revision: str) -> dict[str, Any]:
+    annotations = {"deployment.kubernetes.io/revision": revision}
+    return {"metadata": {"labels": {"pod-template-hash": of}, "annotations": annotations, "ownerReferences": [{"uid": "u"}]}}
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "fatal"),
+    [
+        ("ImagePullBackOff", "no such image", True),
+        ("CreateContainerConfigError", 'configmap "x" not found', True),
+        ("CreateContainerConfigError", "failed to sync configmap cache: timed out waiting for the condition", False),
+    ],
+)
+def test_only_the_newest_pods_end_a_rollout_and_only_for_what_stays_so(reason: str, message: str, fatal: bool) -> None:
+    """Those of before go by themselves, and a node that has not read a ConfigMap yet tries again."""
+    pods = [waiting_pod("old", "ImagePullBackOff", "no such image"), waiting_pod("new", reason, message)]
+    sets = [replica_set("old", "1"), replica_set("new", "2")]
+    told: Any = SimpleNamespace(get=lambda kind, *_: {"items": {"pods": pods, "replicasets": sets}[kind]})
+    deployment = {"metadata": {"uid": "u", "annotations": {"deployment.kubernetes.io/revision": "2"}}}
+    [found] = troubles(told, "deployment", [deployment], "")
+    assert "pod-new" in found.text
+    assert found.fatal is fatal
