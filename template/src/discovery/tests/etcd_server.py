@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,24 +25,30 @@ class EtcdServer:
         self._folder = folder
         self._options = options
         self._scheme = scheme
-        self._port, self._peer_port = _free_ports(2)
+        self._port, self._peer_port, self._health_port = _free_ports(3)
         self.address = f"127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start and wait until it takes connections."""
+        """Start and wait until it can serve.
+
+        Until it takes connections would be too early: a member that is killed before its first entries are on the disk
+        finds a log without members when it comes back, and is never elected.
+        """
         client, peer = f"{self._scheme}://{self.address}", f"http://127.0.0.1:{self._peer_port}"
+        health = f"http://127.0.0.1:{self._health_port}"  # without TLS and users, whatever the clients' port asks for
         command = [
             shutil.which("etcd") or "etcd", "--data-dir", str(self._folder), "--logger", "zap", "--log-level", "error",
             "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
-            "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}", *self._options,
+            "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}", "--listen-metrics-urls", health, *self._options,
         ]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
         with open(self._folder.with_suffix(".log"), "ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is behind no proxy
         end = time.monotonic() + DEADLINE
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
+            with contextlib.suppress(OSError), opener.open(f"{health}/health", timeout=1):
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 raise AssertionError(
