@@ -43,7 +43,7 @@ def test_a_property_that_holds_is_tried_as_often_as_was_asked(tmp_path: Path) ->
 def test_a_property_that_is_broken_is_told_with_the_smallest_input(tmp_path: Path) -> None:
     """And not swept up by the process that has died of it."""
     (tmp_path / "broken.py").write_text(BROKEN)
-    code = "from fuzz.__main__ import _holds; print(_holds('broken:test_texts_are_short', 100_000))"
+    code = "from fuzz.__main__ import _hold; print(_hold(['broken:test_texts_are_short'], 100_000))"
     done = fuzz(tmp_path, code)
     assert "BROKEN  broken:test_texts_are_short" in done.stdout, done.stdout + done.stderr
     assert "text='000'" in done.stdout

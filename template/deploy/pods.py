@@ -7,14 +7,20 @@ from typing import Any
 from .kubectl import Kubectl
 from .site import RefusedError
 
-_PULL = (
-    "the image {image} cannot be pulled ({message}); push it (make push), set IMAGE to one that the cluster can pull, or LOAD_IMAGE to the "
-    "command that loads an image into a cluster on this machine"
+_PULL = "the image {image} cannot be pulled ({message}); {remedy}"
+_REMEDIES = {
+    "etcd": "set ETCD_IMAGE to one that the cluster can pull, or load it into the cluster first",
+}
+"""For what is not built here, by the container's name."""
+
+_REMEDY = (
+    "push it (make push), set IMAGE to one that the cluster can pull, or LOAD_IMAGE to the command that loads an image into "
+    "a cluster on this machine"
 )
 WAITING = {
     "ImagePullBackOff": _PULL,
     "ErrImageNeverPull": _PULL,
-    "InvalidImageName": "IMAGE={image} is no image's name ({message})",
+    "InvalidImageName": "{image} is no image's name ({message}); {remedy}",
     "CreateContainerConfigError": "the pod refers to what is not there: {message}",
     "CreateContainerError": "the container cannot be made: {message}",
     "RunContainerError": "the container cannot be run: {message}",
@@ -65,7 +71,8 @@ def _troubles(kubectl: Kubectl, pod: dict[str, Any]) -> Iterator[Trouble]:
         waiting = container["state"].get("waiting", {})
         reason, message = waiting.get("reason", ""), " ".join(waiting.get("message", "no message").split())
         if reason in WAITING:
-            text = f"pod {name}: " + WAITING[reason].format(image=container["image"], message=message)
+            remedy = _REMEDIES.get(container["name"], _REMEDY)
+            text = f"pod {name}: " + WAITING[reason].format(image=container["image"], message=message, remedy=remedy)
             yield Trouble(text, fatal=_LATE not in message)
         elif reason == "CrashLoopBackOff":
             ended = container.get("lastState", {}).get("terminated", {})

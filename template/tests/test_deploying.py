@@ -153,9 +153,9 @@ def test_logs_are_shown_as_a_person_reads_them(line: str, read: str) -> None:
     assert readable(line.replace("SLUG", project.SLUG)) == read
 
 
-def waiting_pod(of: str, reason: str, message: str) -> dict[str, Any]:
+def waiting_pod(of: str, reason: str, message: str, container: str = "server") -> dict[str, Any]:
     """A pod of one ReplicaSet, whose container waits."""
-    state = {"image": "pair:1", "state": {"waiting": {"reason": reason, "message": message}}}
+    state = {"name": container, "image": "pair:1", "state": {"waiting": {"reason": reason, "message": message}}}
     return {"metadata": {"name": f"pod-{of}", "labels": {"pod-template-hash": of}}, "status": {"containerStatuses": [state]}}
 
 
@@ -181,3 +181,15 @@ def test_only_the_newest_pods_end_a_rollout_and_only_for_what_stays_so(reason: s
     [found] = troubles(told, "deployment", [deployment], "")
     assert "pod-new" in found.text
     assert found.fatal is fatal
+
+
+@pytest.mark.parametrize(
+    ("container", "setting"), [("server", "set IMAGE to"), ("client", "set IMAGE to"), ("etcd", "set ETCD_IMAGE to")]
+)
+def test_an_image_that_cannot_be_pulled_names_its_own_setting(container: str, setting: str) -> None:
+    """The trial etcd's image is another one than the pair's."""
+    found: list[dict[str, Any]] = [waiting_pod("new", "ImagePullBackOff", "no such image", container)]
+    told: Any = SimpleNamespace(get=lambda kind, *_: {"items": found if kind == "pods" else [replica_set("new", "1")]})
+    deployment = {"metadata": {"uid": "u", "annotations": {"deployment.kubernetes.io/revision": "1"}}}
+    [trouble] = troubles(told, "deployment", [deployment], "")
+    assert setting in trouble.text

@@ -67,16 +67,17 @@ class Memory:
             if (content["version"], content["target"]) != (VERSION, self._target):
                 raise ValueError("it belongs to another target or version")
             age = self._clock() - content["written"]
-            endpoints = [_endpoint(*fields) for fields in content["endpoints"]]
+            if age < 0:
+                raise ValueError(f"it was written {-age:.0f} s in the future; the clock has been set back")
+            if not age <= self._settings.max_age:  # not a number is too old, too
+                raise ValueError(f"it is {age:.0f} s old")
+            return Snapshot.of(_endpoint(*fields) for fields in content["endpoints"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            logger.warning("target '%s': the last known good set in %s cannot be used: %s", self._target, self.path, error)
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            reason = f"it holds no {error}" if isinstance(error, KeyError) else error
+            logger.warning("target '%s': the last known good set in %s cannot be used: %s", self._target, self.path, reason)
             return None
-        if not 0 <= age <= self._settings.max_age:
-            logger.warning("target '%s': the last known good set in %s is too old: %.0f s", self._target, self.path, age)
-            return None
-        return Snapshot.of(endpoints)
 
 
 def _endpoint(

@@ -34,11 +34,14 @@ def test_what_was_written_is_read_in_full(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == [memory(folder).path]
 
 
-@pytest.mark.parametrize("now", [1060.1, 999.0])
-def test_a_file_that_is_too_old_or_from_the_future_is_not_believed(tmp_path: Path, now: float) -> None:
+@pytest.mark.parametrize(("now", "reason"), [(1060.6, "it is 61 s old"), (998.0, "written 2 s in the future; the clock")])
+def test_a_file_that_is_too_old_or_from_the_future_is_not_believed(
+    tmp_path: Path, now: float, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """A clock that was set back must not make it eternal."""
     memory(tmp_path).write(FULL)
     assert memory(tmp_path, now).read() is None
+    assert reason in caplog.text
 
 
 @given(damage=st.binary(max_size=60), at=st.integers(0, 400))
@@ -51,6 +54,26 @@ def test_a_damaged_file_is_as_good_as_none(damage: bytes, at: int) -> None:
         kept.path.write_bytes(content[:at] + damage + content[at + len(damage) // 2 :])
         found = kept.read()
     assert found is None or all(1 <= endpoint.port <= 65535 for endpoint in found.endpoints)
+
+
+@pytest.mark.parametrize("written", [10**400, -(10**400), float("inf"), float("nan"), "now", None])
+def test_a_time_that_is_none_is_not_believed(tmp_path: Path, written: object) -> None:
+    """Nor does it end the thread that reads it."""
+    kept = memory(tmp_path)
+    kept.write(FULL)
+    kept.path.write_text(json.dumps({**json.loads(kept.path.read_text()), "written": written}))
+    assert kept.read() is None
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_a_number_without_an_end_is_not_believed(tmp_path: Path, place: int) -> None:
+    """In any field of an endpoint."""
+    kept = memory(tmp_path)
+    kept.write(FULL)
+    content = json.loads(kept.path.read_text())
+    content["endpoints"][0][place] = float("inf")
+    kept.path.write_text(json.dumps(content))
+    assert kept.read() is None
 
 
 @pytest.mark.parametrize("key", ["version", "target"])
