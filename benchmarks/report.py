@@ -38,9 +38,14 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     yield "| what | median | 5 % to 95 % | unit | samples | goal | met |"
     yield "|---|---:|---:|---|---:|---:|---|"
     for each in rows:
-        goal = "" if each.goal is None else f"{'≥' if each.at_least else '≤'} {each.goal:g}"
+        goal = "" if each.goal is None else f"{'≥' if each.at_least else '≤'} {_figure(each.goal)}"
         met = {None: "", True: "yes", False: "**no**"}[each.met]
-        yield f"| {each.name} | {each.median:.3g} | {each.low:.3g} to {each.high:.3g} | {each.unit} | {each.samples} | {goal} | {met} |"
+        spread = f"{_figure(each.low)} to {_figure(each.high)}" if each.samples > 1 else ""
+        yield f"| {each.name} | {_figure(each.median)} | {spread} | {each.unit} | {each.samples} | {goal} | {met} |"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, object]]:
