@@ -1,9 +1,11 @@
 """After everything is written: take away what the answers leave out, and say how to go on."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 MANIFEST = {
@@ -26,6 +28,11 @@ DEPLOYED = {
 }
 """A path that does not exist is a mistake: the lists and the template must agree."""
 
+LIBRARIES = {"dns": "dnspython", "kubernetes": "kubernetes"}
+"""What a registry alone needs to be installed."""
+
+LOCKS = ("dev.lock", "image.lock")
+
 
 def left_out(answers: Mapping[str, str]) -> Iterator[str]:
     """The paths that the answers leave out."""
@@ -44,6 +51,37 @@ def apply(root: Path, answers: Mapping[str, str]) -> None:
             shutil.rmtree(place)
         else:
             place.unlink()
+
+
+def without(lock: str, libraries: AbstractSet[str]) -> str:
+    """A lock that uv has written less these libraries and what only they want, as `make lock` would write it.
+
+    Raises LookupError for a library that is not in it.
+    """
+    pins = [  # name, what wants it, text; a name may come twice, for two kinds of machine
+        (text.partition("==")[0], re.findall(r"^    #(?: via|  ) (\S.*)", text, re.MULTILINE), text)
+        for text in re.split(r"^(?=\w)", lock, flags=re.MULTILINE)[1:]
+    ]
+    if missing := libraries - {name for name, *_ in pins}:
+        raise LookupError(f"the lock holds no {', '.join(sorted(missing))}")
+    gone = set(libraries)
+    while more := {name for name, wanted_by, _ in pins if name not in gone and gone.issuperset(wanted_by)}:
+        gone |= more
+    kept = ""
+    for name, wanted_by, text in pins:
+        if name not in gone:
+            by = [each for each in wanted_by if each not in gone]
+            via = f" {by[0]}" if len(by) == 1 else "".join(f"\n    #   {each}" for each in by)
+            kept += text.partition("    # via")[0] + f"    # via{via}\n"
+    return kept
+
+
+def apply_to_locks(root: Path, answers: Mapping[str, str]) -> None:
+    """Take out of the locks what only other registries need."""
+    if answers["registries"] == "chosen":
+        libraries = {library for registry, library in LIBRARIES.items() if registry != answers["discovery"]}
+        for path in (root / "requirements" / name for name in LOCKS):
+            path.write_text(without(path.read_text(encoding="utf-8"), libraries), encoding="utf-8")
 
 
 def clear_caches(root: Path) -> None:
@@ -68,6 +106,7 @@ def next_steps(answers: Mapping[str, str]) -> str:
 def main(answers: Mapping[str, str]) -> None:
     """Called in the new project's folder."""
     apply(Path.cwd(), answers)
+    apply_to_locks(Path.cwd(), answers)
     clear_caches(Path.cwd())
     print(next_steps(answers))
 

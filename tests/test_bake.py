@@ -91,7 +91,10 @@ def test_the_default_target_is_the_one_that_was_asked_for(baked: tuple[str, Path
     scheme = {"kubernetes": "kubernetes", "dns": "dns-poll", "etcd": "etcd"}[ANSWERS[name].get("discovery", "kubernetes")]
     assert f'TARGET = "{scheme}:///{project.name}-server' in (project / "src" / package / "defaults.py").read_text()
     dependencies = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    assert any(entry.startswith("dnspython") for entry in dependencies) is (name not in ("kubernetes-only", "etcd-only"))
+    for library, without in {"dnspython": ("kubernetes-only", "etcd-only"), "kubernetes": ("dns-only", "etcd-only")}.items():
+        assert any(entry.startswith(library) for entry in dependencies) is (name not in without)
+        for lock in ("dev.lock", "image.lock"):
+            assert (f"\n{library}==" in (project / "requirements" / lock).read_text()) is (name not in without), lock
 
 
 def make(project: Path, *arguments: str) -> None:
