@@ -194,8 +194,9 @@ class _Watch:
                 response_deserializer=wire.HealthCheckResponse.FromString,
             )
             # Servers close connections for their age alone. So what was heard last stays until another attempt has failed,
-            # and that attempt fails, rather than waits, where nobody is there.
-            wait_for_ready, heard = not heard, False
+            # and that attempt fails, rather than waits, where nobody is there. Under TLS none waits: it would with the
+            # certificates that it began with, and those may have been replaced before the server is back.
+            wait_for_ready, heard = not heard and self._used is None, False
             try:
                 for response in watch(self._request, wait_for_ready=wait_for_ready):
                     heard = True

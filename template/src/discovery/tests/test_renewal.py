@@ -267,6 +267,7 @@ def test_the_health_of_endpoints_is_asked_with_the_new_certificate(folders: tupl
         channel = secure_channel(f"static:///{address}", client.files(), OPTIONS)
         until(lambda: healths(f"static:///{address}") == {Health.HEALTHY: 1})
     with channel:
+        until(lambda: healths(f"static:///{address}") == {Health.UNKNOWN: 1})  # so it has been asked again, with the old ones
         client.issue(server.issue(trustme.CA()), identity="renewed")
         with secure_server(server.files(), health="NOT_SERVING", address=address):
             until(lambda: healths(f"static:///{address}") == {Health.UNHEALTHY: 1})
