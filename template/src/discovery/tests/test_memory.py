@@ -34,7 +34,7 @@ def test_what_was_written_is_read_in_full(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == [memory(folder).path]
 
 
-@pytest.mark.parametrize(("now", "reason"), [(1060.6, "it is 61 s old"), (998.0, "written 2 s in the future; the clock")])
+@pytest.mark.parametrize(("now", "reason"), [(1060.1, "it is 60 s old"), (999.0, "written 1 s in the future; the clock")])
 def test_a_file_that_is_too_old_or_from_the_future_is_not_believed(
     tmp_path: Path, now: float, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
