@@ -43,8 +43,15 @@ format: $(installed) ## put the code into form
 	@$(bin)/ruff check --config pyproject.toml --no-cache --fix --quiet .
 	@$(bin)/ruff format --config pyproject.toml --no-cache .
 
-wire: ## generate template/src/discovery/wire from its protos
-	@PYTHON=$(PYTHON) sh template/src/discovery/wire/generate.sh
+# The compiler is old on purpose: what it writes is read by every protobuf runtime from 4.21 on.
+wire: ## generate discovery/wire from its proto
+	@rm -rf build/wire && mkdir -p build/wire/tree/discovery && cp discovery/wire/messages.proto build/wire/tree/discovery/
+	@$(PYTHON) -m venv build/wire/compiler && build/wire/compiler/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.49.1' 'protobuf<5' 'setuptools<81'
+	@$(PYTHON) -m venv build/wire/stubs && build/wire/stubs/bin/python -m pip install --quiet --disable-pip-version-check 'mypy-protobuf==5.1.0'
+	@build/wire/compiler/bin/python -m grpc_tools.protoc -I build/wire/tree --python_out=build/wire/tree --mypy_out=quiet:build/wire/tree \
+		--plugin=protoc-gen-mypy=build/wire/stubs/bin/protoc-gen-mypy build/wire/tree/discovery/messages.proto
+	@sed 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' build/wire/tree/discovery/messages_pb2.py > discovery/wire/messages_pb2.py
+	@cp build/wire/tree/discovery/messages_pb2.pyi discovery/wire/
 
 docs: $(installed) ## regenerate what docs/ takes from the code
 	@$(bin)/python -m tests.settings_page

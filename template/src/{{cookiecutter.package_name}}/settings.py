@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NestedSecretsSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from . import contradictions
+from . import validation as contradictions
 from .defaults import SERVER_NAME, SERVICE, TARGET
 from .durations import Duration
 

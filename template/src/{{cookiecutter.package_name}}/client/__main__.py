@@ -17,7 +17,7 @@ from ..settings_command import load, print_settings
 from ..telemetry import configure
 from ..tls import TlsError
 from .api import GreeterClient
-from .loop import Loop
+from .load_generator import Loop
 from .readiness import PortError, Readiness
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ On targets of discovery gRPC retries by xDS routes, which know no throttle. Ther
 the metadata that discovery's routes do not retry. What counts is a call's end, after its retries, not each attempt.
 """
 
-from discovery.routes import NO_RETRY
+from discovery.xds.service_config import NO_RETRY
 
 from ..settings import Retry
 

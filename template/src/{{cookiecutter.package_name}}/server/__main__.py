@@ -16,7 +16,7 @@ from ..settings import Settings
 from ..settings_command import load, print_settings
 from ..telemetry import configure
 from ..tls import TlsError
-from .assembly import PortError, assemble
+from .app import PortError, assemble
 from .drain import Signals, drain
 
 logger = logging.getLogger(__name__)

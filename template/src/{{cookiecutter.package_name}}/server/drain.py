@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..settings import Drain
-from .assembly import Assembled
+from .app import Assembled
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,179 @@
+"""`python -m discovery resolve|watch TARGET`: what `dig` is to DNS, for everything that a channel can be opened on."""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from . import terminal
+from .config import Config, Dns, Empty, Etcd, Kubernetes
+from .errors import DiscoveryError, NotSyncedError, TargetError
+from .resolving.failover import Failover, open_resolver
+from .resolving.resolver import Resolver
+from .snapshot import Snapshot
+from .status import Status
+from .target import Target, parse
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the status: 0 found, 1 nothing found in time, 2 a target or an option that cannot be meant."""
+    options = _parser().parse_args(arguments)
+    logging.getLogger(__package__).addHandler(logging.NullHandler())  # what goes wrong is part of the output
+    try:
+        target = _resolvable(options.target)
+        settings = _config(options)
+        resolver = open_resolver(target, settings)
+    except DiscoveryError as error:
+        print(f"{_parser().prog}: {error}", file=sys.stderr)
+        return 2
+    commands: dict[str, Callable[[Resolver | Failover, argparse.Namespace], int]] = {"resolve": resolve, "watch": watch}
+    try:
+        return commands[options.command](resolver, options)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        resolver.close()
+
+
+def resolve(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
+    """Print the set once."""
+    resolver.start()
+    try:
+        resolver.wait_until_synced(options.timeout)
+    except NotSyncedError as error:
+        print(f"{_parser().prog}: {error}", file=sys.stderr)
+        return 1
+    if options.health:
+        time.sleep(min(options.timeout, 0.3))  # the endpoints are asked now; what has not answered by then is unknown
+    status = resolver.status
+    if options.json or status.snapshot:
+        print(terminal.as_json(status) if options.json else terminal.table(status))
+    for problem in status.problems:
+        print(f"{_parser().prog}: {problem}", file=sys.stderr)
+    return 0 if status.snapshot else 1
+
+
+def watch(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
+    """Follow the set until SIGINT or SIGTERM: a live table on a terminal, a line a change elsewhere."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    if not options.json and sys.stdout.isatty():
+        with contextlib.suppress(ModuleNotFoundError):
+            return _live(resolver, stopping)
+    last: list[Status] = []
+    changed = threading.Event()
+    resolver.subscribe(lambda snapshot: changed.set())
+    resolver.start()
+    while not stopping.is_set():
+        changed.wait(0.2)
+        changed.clear()
+        _tell(last[-1] if last else None, status := resolver.status, options.json)
+        last[:] = [status]
+    return 0
+
+
+def _live(resolver: Resolver | Failover, stopping: threading.Event) -> int:
+    from rich.live import Live
+
+    resolver.start()
+    ages = terminal.Ages()
+    with Live(terminal.live(resolver.status, ages), refresh_per_second=8) as shown:
+        while not stopping.wait(0.125):
+            shown.update(terminal.live(resolver.status, ages))
+    return 0
+
+
+def _tell(before: Status | None, now: Status, json: bool) -> None:
+    old: Snapshot | None = before.snapshot if before else None
+    moved = now.snapshot is not None and now.snapshot != old
+    troubled = (now.last_error, now.suspicious, now.problems) != (
+        (before.last_error, before.suspicious, before.problems) if before else (None, None, ())
+    )
+    if json and (moved or troubled):
+        print(terminal.as_json(now), flush=True)
+    elif not json:
+        at = time.strftime("%H:%M:%S")
+        for line in terminal.changes(old, now.snapshot) if moved and now.snapshot is not None else ():
+            print(f"{at}  {line}", flush=True)
+        if moved or troubled:
+            print(f"{at}  {terminal.summary(now)}", flush=True)
+
+
+def _resolvable(text: str) -> Target:
+    target = parse(text)
+    if not target.ours:
+        advice = f"; try dns-poll:///{target.name}" if target.scheme == "dns" else ""
+        raise TargetError(f"target '{text}' is resolved by gRPC itself, out of our sight{advice}")
+    return target
+
+
+def _config(options: argparse.Namespace) -> Config:
+    return Config(
+        zone=options.zone,
+        empty=Empty.parse(options.empty) if options.empty else None,
+        health="" if options.health else None,
+        dns=Dns(refresh=options.refresh, servers=tuple(options.server)),
+        etcd=_etcd(options.etcd),
+        kubernetes=Kubernetes(kubeconfig=options.kubeconfig, context=options.context),
+    )
+
+
+def _etcd(endpoints: list[str]) -> Etcd:
+    """As etcdctl reads its environment (etcd's etcdctl/README.md), so that what works for it works here."""
+
+    def variable(name: str) -> str:
+        return os.environ.get(f"ETCDCTL_{name}", "")
+
+    listed = endpoints or [item for item in variable("ENDPOINTS").split(",") if item]
+    user, _, password = variable("USER").partition(":")
+    return Etcd(
+        tuple(listed) or Etcd().endpoints,
+        user=user,
+        password=variable("PASSWORD") or password,
+        ca=variable("CACERT"),
+        certificate=variable("CERT"),
+        key=variable("KEY"),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description="Show which servers are behind a target.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, purpose in (("resolve", "print the servers once"), ("watch", "follow them as they come and go")):
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        command.add_argument("target", help="such as kubernetes:///service.namespace:grpc or dns-poll:///name:50051")
+        command.add_argument("--json", action="store_true", help="a line of JSON for every set")
+        command.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for the first set (5)")
+        command.add_argument(
+            "--health",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="ask servers for their health where the registry does not know it",
+        )
+        command.add_argument("--zone", default="", help="the zone that you are in")
+        command.add_argument("--empty", default="", help="what an empty answer means: keep, fail, hold:SECONDS")
+        command.add_argument("--refresh", type=float, default=5.0, help="dns-poll: seconds between questions (5)")
+        command.add_argument(
+            "--server", action="append", default=[], metavar="ADDRESS", help="dns-poll: a DNS server to ask; may be repeated"
+        )
+        command.add_argument(
+            "--etcd",
+            action="append",
+            default=[],
+            metavar="HOST:PORT",
+            help="etcd: a member; may be repeated (else ETCDCTL_ENDPOINTS; TLS and user by the other ETCDCTL_ variables)",
+        )
+        command.add_argument("--kubeconfig", default="", help="kubernetes: a kubeconfig file (KUBECONFIG)")
+        command.add_argument("--context", default="", help="kubernetes: one of its contexts (the current one)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""`channel.py` for grpc.aio: the same targets, the same core on threads, one call different at the end."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from .channel import Options, _Call, check_credentials, open_target
+from .config import Config
+from .target import parse
+from .tls.aio_rotation import RenewedChannel
+from .tls.certificates import CertificateFiles, Credentials
+from .xds.runtime import Lease, process
+
+Interceptors = Sequence[grpc.aio.ClientInterceptor]
+
+
+def insecure_channel(
+    target: str,
+    options: Options | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Interceptors | None = None,
+    *,
+    config: Config | None = None,
+) -> grpc.aio.Channel:
+    """`grpc.aio.insecure_channel` for every target of discovery and every target of gRPC; see `discovery.insecure_channel`."""
+    uri, prepared, lease = open_target(target, options, config, None)
+    channel = grpc.aio.insecure_channel(uri, prepared, compression, interceptors)
+    return channel if lease is None else _Channel(channel, lease)
+
+
+def secure_channel(
+    target: str,
+    credentials: Credentials,
+    options: Options | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Interceptors | None = None,
+    *,
+    config: Config | None = None,
+) -> grpc.aio.Channel:
+    """`grpc.aio.secure_channel` for every target of discovery and every target of gRPC; see `discovery.secure_channel`."""
+    uri, prepared, lease = open_target(target, options, config, check_credentials(target, credentials))
+
+    def open_with(current: grpc.ChannelCredentials) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(uri, current, prepared, compression, interceptors)
+
+    channel = RenewedChannel(credentials, open_with) if isinstance(credentials, CertificateFiles) else open_with(credentials)
+    return channel if lease is None else _Channel(channel, lease)
+
+
+async def wait_until_synced(target: str, timeout: float, *, config: Config | None = None) -> None:
+    """`discovery.wait_until_synced` without blocking the event loop."""
+    resolver = process.resolver(parse(target), config)
+    loop = asyncio.get_running_loop()
+    synced = asyncio.Event()
+    unsubscribe = resolver.subscribe(lambda snapshot: _tell(loop, synced))
+    try:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(synced.wait(), timeout)
+    finally:
+        unsubscribe()
+    if not synced.is_set():
+        raise resolver.not_synced(timeout)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed in between: nobody waits any more
+        loop.call_soon_threadsafe(event.set)
+
+
+class _Channel(grpc.aio.Channel):
+    """gRPC's own channel, plus the lease."""
+
+    def __init__(self, channel: grpc.aio.Channel, lease: Lease) -> None:
+        self._channel = channel
+        self._lease = lease
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        self._lease.check()
+        return self._channel.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        self._lease.check()
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        self._lease.check()
+        await self._channel.channel_ready()
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _Call(self._channel.unary_unary(*args, **kwargs), self._lease)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _Call(self._channel.unary_stream(*args, **kwargs), self._lease)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _Call(self._channel.stream_unary(*args, **kwargs), self._lease)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _Call(self._channel.stream_stream(*args, **kwargs), self._lease)
+
+    async def close(self, grace: float | None = None) -> None:
+        if not self._lease.forked:
+            await self._channel.close(grace)
+        self._lease.release()
+
+    async def __aenter__(self) -> "_Channel":
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()

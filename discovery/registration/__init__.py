@@ -1,0 +1,1 @@
+"""Keeps a server listed in a registry."""

@@ -1,0 +1,1 @@
+"""What a source yields, made into snapshots that can be relied on."""

@@ -1,0 +1,89 @@
+"""The last known good set of a target in a file, so that a client can start while the registry is down.
+
+Off unless a directory is set. The file is JSON, written whole beside its place and renamed over it, so that a crash or a full
+disk leaves the old one; whatever cannot be read is as good as none.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..config import Remember
+from ..snapshot import Endpoint, Health, Snapshot
+
+logger = logging.getLogger(__package__)
+
+VERSION = 1
+"""Of the form of the file; another one is not read."""
+
+
+class SnapshotCache:
+    """One target's file. Two clients may share a directory: the last to write wins, and both wrote what was true."""
+
+    def __init__(self, settings: Remember, target: str, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._target = target
+        self._clock = clock
+        self.path = Path(settings.directory) / f"{hashlib.sha256(target.encode()).hexdigest()[:16]}.json"
+        self._complained = False
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Keep a set. An error is told once and costs nothing else; a set that nobody could start with is not worth keeping."""
+        if not snapshot.usable:
+            return
+        content = {
+            "version": VERSION,
+            "target": self._target,
+            "written": self._clock(),
+            "endpoints": [list(endpoint) for endpoint in sorted(snapshot.endpoints)],
+        }
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle, name = tempfile.mkstemp(prefix=self.path.stem, dir=self.path.parent)
+            try:
+                with os.fdopen(handle, "w") as file:
+                    json.dump(content, file)
+                os.replace(name, self.path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+                raise
+            self._complained = False
+        except OSError as error:
+            if not self._complained:
+                logger.warning("target '%s': the last known good set cannot be kept in %s: %s", self._target, self.path, error)
+            self._complained = True
+
+    def read(self) -> Snapshot | None:
+        """What was kept, unless it is too old, damaged, or of another target."""
+        try:
+            content = json.loads(self.path.read_text())
+            if (content["version"], content["target"]) != (VERSION, self._target):
+                raise ValueError("it belongs to another target or version")
+            age = self._clock() - content["written"]
+            if age < 0:
+                raise ValueError(f"it was written {-age:.0f} s in the future; the clock has been set back")
+            if not age <= self._settings.max_age:  # not a number is too old, too
+                raise ValueError(f"it is {age:.0f} s old")
+            return Snapshot.of(_endpoint(*fields) for fields in content["endpoints"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            reason = f"it holds no {error}" if isinstance(error, KeyError) else error
+            logger.warning("target '%s': the last known good set in %s cannot be used: %s", self._target, self.path, reason)
+            return None
+
+
+def _endpoint(
+    address: str, port: int, zone: str, weight: int, health: int, name: str, node: str, hints: list[str], metadata: str
+) -> Endpoint:
+    for text in (address, zone, name, node, metadata, *hints):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text")
+    return Endpoint(address, int(port), zone, int(weight), Health(health), name, node, tuple(hints), metadata)

@@ -1,0 +1,193 @@
+"""Text in, Target out: the grammar of all targets that discovery takes.
+
+| target                                              | who finds the endpoints                      |
+|-----------------------------------------------------|----------------------------------------------|
+| kubernetes:///service[.namespace][:port]            | EndpointSlices, watched                      |
+| etcd:///service                                     | keys under `service/`, watched               |
+| dns-poll:///name[:port]                             | A, AAAA (SRV without a port), on a timer     |
+| static:///host:port,host:port                       | the list itself                              |
+| manual:///name                                      | whatever the program set last                |
+| one of these,another,...                            | the first that is synced (failover.py)       |
+| dns:, passthrough:, xds:, unix:, ipv4:, ipv6: ...   | gRPC itself, with gRPC's own meaning         |
+"""
+
+import re
+from dataclasses import dataclass, replace
+from urllib.parse import unquote
+
+from .errors import TargetError
+from .snapshot import canonical_address, parse_authority
+
+OURS = ("dns-poll", "etcd", "kubernetes", "manual", "static")
+"""Schemes that this folder resolves."""
+
+GRPC_OWN = ("dns", "passthrough", "xds", "unix", "unix-abstract", "ipv4", "ipv6", "vsock")
+"""Schemes that gRPC resolves. gRPC Python has no passthrough resolver; grpc_schemes.py says what is done instead."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
+_SEVERAL = re.compile(r",(?=[A-Za-z][A-Za-z0-9+.-]*:///)")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS_NAME = re.compile(rf"(?=.{{1,254}}$){_LABEL}(?:\.{_LABEL})*\.?")
+_KUBERNETES_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(?:-[a-z0-9]+)*")  # IANA_SVC_NAME, RFC 6335 section 5.1
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A target that was understood. `str(target)` gives it back as it was written.
+
+    name: for static the list, for the others what to look up.   port: a number or a port's name in text, empty if none.
+    namespace: only for kubernetes; empty means the pod's own.
+    choices: where several targets were written, each of them, the first of which this one describes; else empty.
+    """
+
+    text: str
+    scheme: str
+    name: str
+    namespace: str = ""
+    port: str = ""
+    choices: tuple["Target", ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def ours(self) -> bool:
+        """Whether this folder resolves it, rather than gRPC."""
+        return self.scheme in OURS
+
+    @property
+    def authority(self) -> str:
+        """What stands in :authority, and under TLS the name that a server's certificate must carry: never one pod's address."""
+        host = self.name.split(",")[0].removesuffix(".")
+        if self.scheme == "static":
+            return host
+        if self.namespace:
+            host = f"{host}.{self.namespace}"
+        if ":" in host:
+            host = f"[{host}]"
+        return f"{host}:{self.port}" if self.port.isdigit() else host
+
+
+def parse(text: str) -> Target:
+    """Read a target. Raises TargetError with the reason and an example for anything that cannot be meant."""
+    if not isinstance(text, str) or not text.strip():
+        raise TargetError("the target is empty; write for example kubernetes:///service.namespace:grpc")
+    _check_characters(text, text)
+    if len(parts := _SEVERAL.split(text)) > 1:
+        choices = tuple(parse(part) for part in parts)
+        for choice in choices:
+            if not choice.ours:
+                raise TargetError(
+                    f"target '{text}': only {', '.join(OURS)} can stand in a list, not '{choice}', which gRPC resolves"
+                )
+        return replace(choices[0], text=text, choices=choices)
+    match = _SCHEME.fullmatch(text)
+    scheme = match[1].lower() if match else ""
+    if match is None or (scheme not in _READERS and not match[2].startswith("/")):
+        # gRPC reads `host:port` and a bare name as dns (grpc's doc/naming.md): so do we.
+        return Target(text, "dns", text)
+    if scheme not in _READERS:
+        raise TargetError(f"target '{text}': the scheme '{scheme}' is unknown; there are {', '.join(sorted(_READERS))}")
+    return _READERS[scheme](text, scheme, match[2])
+
+
+def _check_characters(text: str, part: str) -> None:
+    """What is written as %0A would still break :authority."""
+    if any(character.isspace() or not character.isprintable() for character in part):
+        raise TargetError(f"target {text!r} holds a space or a character that cannot be printed")
+
+
+def _path(text: str, scheme: str, rest: str, example: str) -> str:
+    """What follows `scheme:///`; an authority between the slashes has no meaning for our schemes."""
+    if not rest.startswith("///"):
+        raise TargetError(f"target '{text}': write three slashes after the scheme, as in {example}")
+    path = unquote(rest[3:])
+    _check_characters(text, path)
+    if not path:
+        raise TargetError(f"target '{text}' names nothing; write for example {example}")
+    if "?" in path or "#" in path:
+        raise TargetError(f"target '{text}': '?' and '#' have no meaning here; options go into discovery.Config")
+    return path
+
+
+def _kubernetes(text: str, scheme: str, rest: str) -> Target:
+    example = "kubernetes:///service.namespace:grpc"
+    host, colon, port = _path(text, scheme, rest, example).partition(":")
+    _check_port(text, colon, port, named=True)
+    service, *others = host.removesuffix(".").split(".")
+    namespace = others[0] if others else ""
+    if len(others) > 1 and others[1] != "svc":
+        raise TargetError(
+            f"target '{text}': after service and namespace only 'svc' and the cluster's suffix may follow, as in {example}"
+        )
+    for what, label in (("service", service), ("namespace", namespace)):
+        if (label or what == "service" or others) and not _KUBERNETES_LABEL.fullmatch(label):
+            raise TargetError(
+                f"target '{text}': '{label}' is no {what} name (lower-case letters, digits, '-'); write for example {example}"
+            )
+    return Target(text, scheme, service, namespace, port)
+
+
+def _dns_poll(text: str, scheme: str, rest: str) -> Target:
+    example = "dns-poll:///service.namespace.svc.cluster.local.:50051"
+    path = _path(text, scheme, rest, example)
+    if path.startswith("["):
+        try:
+            name, number = parse_authority(path)
+            return Target(text, scheme, canonical_address(name), port=str(number))
+        except ValueError as error:
+            raise TargetError(f"target '{text}': {error}") from None
+    name, colon, port = path.partition(":")
+    _check_port(text, colon, port, named=False)
+    if not _DNS_NAME.fullmatch(name):
+        raise TargetError(f"target '{text}': '{name}' is no DNS name; write for example {example}")
+    return Target(text, scheme, name, port=port)
+
+
+def _check_port(text: str, colon: str, port: str, *, named: bool) -> None:
+    if not colon:
+        return
+    number = port.isascii() and port.isdigit()
+    if number and 1 <= int(port) <= 65535:
+        return
+    if named and not number and _PORT_NAME.fullmatch(port):
+        return
+    kinds = "a number from 1 to 65535 or the name of a port" if named else "a number from 1 to 65535"
+    raise TargetError(f"target '{text}': after the colon there must be {kinds}, not '{port}'")
+
+
+def _named(text: str, scheme: str, rest: str) -> Target:
+    name = _path(text, scheme, rest, f"{scheme}:///greeter")
+    if name.startswith("/") or name.endswith("/") or "//" in name:
+        raise TargetError(
+            f"target '{text}': the name '{name}' must not begin or end with '/' nor hold '//'; write {scheme}:///greeter"
+        )
+    return Target(text, scheme, name)
+
+
+def _static(text: str, scheme: str, rest: str) -> Target:
+    path = _path(text, scheme, rest, "static:///127.0.0.1:50051,[::1]:50051")
+    for item in path.split(","):
+        try:
+            parse_authority(item)
+        except ValueError as error:
+            raise TargetError(f"target '{text}': {error}") from None
+    return Target(text, scheme, path)
+
+
+def _native(text: str, scheme: str, rest: str) -> Target:
+    name = rest.rsplit("/", 1)[-1] if rest.startswith("//") and scheme in ("dns", "passthrough", "xds") else rest
+    if not name.strip("/"):
+        raise TargetError(f"target '{text}' names nothing; write for example {scheme}:///name:50051")
+    return Target(text, scheme, name)
+
+
+_READERS = {
+    "dns-poll": _dns_poll,
+    "etcd": _named,
+    "kubernetes": _kubernetes,
+    "manual": _named,
+    "static": _static,
+    **dict.fromkeys(GRPC_OWN, _native),
+}

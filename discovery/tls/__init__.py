@@ -1,0 +1,1 @@
+"""Certificate files that are followed while a channel or server runs."""

@@ -1,0 +1,199 @@
+"""What lives as long as channels want it: resolvers and the control plane, one of each kind shared by a process.
+
+A channel takes a `Lease` on its target and gives it back when it is closed or forgotten. The first lease on a target starts
+its source, the last one ends it. This file holds the only mutable state of the folder that is not owned by an object.
+"""
+
+import atexit
+import hashlib
+import logging
+import os
+import re
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+from .. import metrics
+from ..config import Config
+from ..errors import ControlPlaneError, TargetError
+from ..resolving.failover import Failover, open_resolver
+from ..resolving.resolver import Resolver
+from ..status import Status
+from ..target import Target, parse
+from ..tls.certificates import Credentials
+from . import bootstrap
+from .control_plane import ControlPlane
+from .resources import AUTHORITY, TargetResources
+from .service_config import ServiceConfig
+
+logger = logging.getLogger(__package__)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What channels must agree on to share a resolver."""
+
+    target: Target
+    config: Config
+    credentials: Credentials | None = field(default=None, compare=False)
+    """How the endpoints' health is asked; not compared, because credentials have no equality."""
+    authority: str = field(default="", compare=False)
+    """The name that certificates must carry."""
+    secure: bool = False
+
+
+@dataclass
+class _Shared:
+    resolver: Resolver | Failover
+    leases: int = 0
+
+
+class Lease:
+    """A share in a target. `uri` is what the channel must be opened on."""
+
+    def __init__(self, process: "_Process", key: Key, name: str) -> None:
+        self.uri = f"xds://{AUTHORITY}/{name}"
+        self._process = process
+        self._release = weakref.finalize(self, process.release, key, name)
+        self._release.atexit = False
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked off while channels were open: nothing of gRPC may be touched then."""
+        return self._process.forked
+
+    def check(self) -> None:
+        """Raises ControlPlaneError in a process that was forked off while channels were open."""
+        if self._process.forked:
+            raise ControlPlaneError(_FORKED)
+
+    def release(self) -> None:
+        """Give the share back; a second time does nothing."""
+        self._release()
+
+
+_FORKED = (
+    "this process was forked from one with open discovery channels, and gRPC cannot go on after that: "
+    "start processes with spawn, or fork before the first channel is opened, or close every channel before the fork"
+)
+
+
+class _Process:
+    def __init__(self) -> None:
+        self.forked = False
+        self._lock = threading.RLock()
+        self._plane: ControlPlane | None = None
+        self._shared: dict[Key, _Shared] = {}
+        self._names: dict[str, int] = {}
+        self._subscriptions: dict[str, Callable[[], None]] = {}
+
+    def plane(self) -> ControlPlane:
+        """The control plane, started and in the bootstrap."""
+        with self._lock:
+            if self.forked:
+                raise ControlPlaneError(_FORKED)
+            if self._plane is None:
+                plane = ControlPlane()
+                try:
+                    bootstrap.merge(os.environ, plane.server_uri)
+                except ControlPlaneError:
+                    plane.close()
+                    raise
+                self._plane = plane
+            return self._plane
+
+    def acquire(self, key: Key, service_config: ServiceConfig) -> Lease:
+        with self._lock:
+            plane = self.plane()
+            name = _name(key, service_config)
+            shared = self._shared.get(key)
+            if shared is None:
+                resolver = open_resolver(key.target, key.config, key.credentials, key.authority)
+                shared = self._shared[key] = _Shared(resolver)
+                resolver.start()
+            shared.leases += 1
+            self._names[name] = self._names.get(name, 0) + 1
+            if self._names[name] == 1:
+                plane.add(
+                    name, TargetResources(name, key.config.zone, service_config, key.config.outliers), shared.resolver.refused
+                )
+                self._subscriptions[name] = shared.resolver.subscribe(lambda snapshot: plane.publish(name, snapshot))
+            return Lease(self, key, name)
+
+    def release(self, key: Key, name: str) -> None:
+        if self.forked:
+            return
+        with self._lock:
+            shared = self._shared[key]
+            self._names[name] -= 1
+            if not self._names[name]:
+                del self._names[name]
+                self._subscriptions.pop(name)()
+                if self._plane is not None:
+                    self._plane.remove(name)
+            shared.leases -= 1
+            if not shared.leases:
+                del self._shared[key]
+                shared.resolver.close()
+
+    def resolver(self, target: Target, config: Config | None) -> Resolver | Failover:
+        with self._lock:
+            found = [
+                shared.resolver for key, shared in self._shared.items() if key.target == target and config in (None, key.config)
+            ]
+        if not found:
+            raise TargetError(
+                f"target '{target}' has no open channel in this process; open one first, and write the target the same way"
+            )
+        return found[-1]
+
+    def statuses(self) -> list[Status]:
+        with self._lock:
+            return [shared.resolver.status for shared in self._shared.values()]
+
+    def before_exit(self) -> None:
+        if self._plane is not None:
+            self._plane.remove_socket()
+
+    def after_fork(self) -> None:
+        """In the child. The lock may be held by a thread that exists no more, so it is made anew."""
+        self._lock = threading.RLock()
+        if self._shared:
+            self.forked = True
+        self._plane = None
+        self._shared, self._names, self._subscriptions = {}, {}, {}
+
+
+def _name(key: Key, service_config: ServiceConfig) -> str:
+    """A name that people recognise in channelz and CSDS, and that no other combination has."""
+    readable = re.sub(r"[^a-z0-9.]+", "-", f"{key.target.scheme}.{key.target.name}".lower())[:60].strip("-.")
+    # asdict, because a password is no part of a repr.
+    digest = hashlib.sha256(repr((key.target, asdict(key.config), key.secure, service_config)).encode()).hexdigest()[:10]
+    return f"{readable}-{digest}"
+
+
+process = _Process()
+"""The one of this process."""
+
+
+def status(target: str, *, config: Config | None = None) -> Status:
+    """What is known of a target that has an open channel in this process; `config` where channels on it differ in theirs.
+
+    Raises TargetError where no channel is open on it.
+    """
+    return process.resolver(parse(target), config).status
+
+
+def wait_until_synced(target: str, timeout: float, *, config: Config | None = None) -> None:
+    """Block until the first set of a target with an open channel was given to gRPC: what readiness means.
+
+    Raises NotSyncedError with the reason after `timeout` seconds, TargetError where no channel is open on it.
+    """
+    process.resolver(parse(target), config).wait_until_synced(timeout)
+
+
+metrics.observe(process.statuses)
+atexit.register(process.before_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=process.after_fork)

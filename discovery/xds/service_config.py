@@ -1,0 +1,169 @@
+"""What a caller's gRPC service config asks for, as far as xDS can do it: JSON in, retry rules out.
+
+Under `xds:///` gRPC ignores a service config without a word. So that existing code keeps its retries when only its target
+changes, the retry policies are read here and become route rules; what cannot be carried over is said in a warning.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import Outliers
+from ..errors import TargetError
+
+logger = logging.getLogger(__package__)
+
+OPTION = "grpc.service_config"
+
+NO_RETRY = ("discovery-retry", "off")
+"""Metadata of a call that must not be retried, whatever its method's policy: what a retry throttle adds."""
+
+RETRY_ON = {
+    "CANCELLED": "cancelled",
+    "DEADLINE_EXCEEDED": "deadline-exceeded",
+    "INTERNAL": "internal",
+    "RESOURCE_EXHAUSTED": "resource-exhausted",
+    "UNAVAILABLE": "unavailable",
+}
+"""The status codes on which an xDS route can retry (gRFC A44), by their names in a service config."""
+
+SMALLEST_BACKOFF = 0.01
+"""Seconds; below it gRPC loses retries (1 ms: half of the calls hung to their deadline)."""
+
+_OUTLIERS = "outlier_detection_experimental"
+
+_NUMBERS = {1: "CANCELLED", 4: "DEADLINE_EXCEEDED", 8: "RESOURCE_EXHAUSTED", 13: "INTERNAL", 14: "UNAVAILABLE"}
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A retry policy. attempts: all together, 2 to 5.   on: status codes in xDS's spelling.   backoffs in seconds."""
+
+    attempts: int
+    on: tuple[str, ...]
+    initial_backoff: float
+    max_backoff: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The policy of the calls whose path is `path`, or begins with it where it ends in '/' or is empty."""
+
+    path: str
+    retry: Retry
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """What was understood. health: the service whose health is to be watched (healthCheckConfig), None if not named.
+    outliers: what the balancer outlier_detection_experimental was told, None where it is not asked for."""
+
+    rules: tuple[Rule, ...] = ()
+    health: str | None = None
+    outliers: Outliers | None = None
+
+
+def read_service_config(options: Sequence[tuple[str, Any]]) -> ServiceConfig:
+    """Read the service config among channel options. Raises TargetError where it is not valid JSON or of a wrong form."""
+    texts = [value for name, value in options if name == OPTION]
+    if not texts:
+        return ServiceConfig()
+    try:
+        config = json.loads(texts[-1])
+        rules = [rule for method in config.get("methodConfig", ()) for rule in _rules(method)]
+        health = config.get("healthCheckConfig", {}).get("serviceName")
+        outliers = _outliers(config)
+        _warn(config)
+    except TargetError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise TargetError(
+            f"the option {OPTION} cannot be read: {type(error).__name__}: {error}; it must be a gRPC service config in JSON"
+        ) from None
+    # A longer path is the closer match; gRPC takes the first route that fits.
+    return ServiceConfig(
+        tuple(sorted(rules, key=lambda rule: (rule.path.endswith("/") or not rule.path, -len(rule.path)))), health, outliers
+    )
+
+
+def _rules(method: Mapping[str, Any]) -> list[Rule]:
+    for key in ("timeout", "hedgingPolicy", "waitForReady"):
+        if key in method:
+            logger.warning("the service config's %s has no effect on discovery's targets: gRPC ignores it under xDS", key)
+    if "retryPolicy" not in method:
+        return []
+    retry = _retry(method["retryPolicy"])
+    if retry is None:
+        return []
+    return [Rule(_path(name), retry) for name in method.get("name", ())]
+
+
+def _path(name: Mapping[str, str]) -> str:
+    service, method = name.get("service", ""), name.get("method", "")
+    return f"/{service}/{method}" if service else ""
+
+
+def _retry(policy: Mapping[str, Any]) -> Retry | None:
+    attempts = policy["maxAttempts"]
+    if not isinstance(attempts, int) or attempts < 2:
+        raise TargetError(f"the option {OPTION}: maxAttempts is {attempts!r}; it must be 2 to 5")
+    codes = [_NUMBERS.get(code, str(code)) if isinstance(code, int) else code.upper() for code in policy["retryableStatusCodes"]]
+    for code in codes:
+        if code not in RETRY_ON:
+            logger.warning(
+                "the service config's retryable code %s has no effect on discovery's targets: xDS cannot retry on it", code
+            )
+    on = tuple(sorted(RETRY_ON[code] for code in codes if code in RETRY_ON))
+    initial = max(SMALLEST_BACKOFF, _seconds(policy["initialBackoff"]))
+    return Retry(min(attempts, 5), on, initial, max(initial, _seconds(policy["maxBackoff"]))) if on else None
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(\.\d+)?)s", text)
+    if match is None:
+        raise TargetError(f"the option {OPTION}: '{text}' is no duration; write seconds, as in 0.1s")
+    return float(match[1])
+
+
+def _outliers(config: Mapping[str, Any]) -> Outliers | None:
+    """The balancer's failurePercentageEjection, with the defaults that it has (gRFC A50)."""
+    found = [entry[_OUTLIERS] for entry in config.get("loadBalancingConfig", ()) if _OUTLIERS in entry][:1]
+    if not found or "failurePercentageEjection" not in found[0]:
+        return None
+    times = {
+        field: _seconds(found[0].get(key, default))
+        for field, key, default in (
+            ("interval", "interval", "10s"), ("ejection", "baseEjectionTime", "30s"), ("max_ejection", "maxEjectionTime", "300s"),
+        )
+    }  # fmt: skip
+    failures = found[0]["failurePercentageEjection"]
+    return Outliers(
+        threshold=failures.get("threshold", 85),
+        min_requests=failures.get("requestVolume", 50),
+        max_percent=found[0].get("maxEjectionPercent", 10),
+        **times,
+    )
+
+
+def _warn(config: Mapping[str, Any]) -> None:
+    named = [name for entry in config.get("loadBalancingConfig", ()) for name in entry] or [
+        config.get("loadBalancingPolicy", "round_robin")
+    ]
+    if named[0] == _OUTLIERS:
+        around = config["loadBalancingConfig"][0][_OUTLIERS]
+        named = [name for entry in around.get("childPolicy", ()) for name in entry] or ["nothing"]
+        if "successRateEjection" in around:
+            logger.warning(
+                "the service config's successRateEjection has no effect on discovery's targets: they go by failurePercentageEjection"
+            )
+    if named[0] != "round_robin":
+        logger.warning(
+            "the service config's balancing policy %s has no effect on discovery's targets: they use round_robin", named[0]
+        )
+    if "retryThrottling" in config:
+        logger.debug(
+            "the service config's retryThrottling has no effect under xDS; calls with metadata %s: %s are not retried", *NO_RETRY
+        )

@@ -1,0 +1,182 @@
+"""What a client is as a process, mode by mode, beside a plain grpc.aio channel on a list: how soon it gets its first answer,
+how much memory it holds, what it costs while nothing happens."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import discovery
+from tests.discovery.dns_server import Server as DnsServer
+
+from .peers import servers
+from .registries.writers import Etcd, Kubernetes, etcd_server, namespace
+from .report import Row, row
+
+STARTS = 20
+MANY = 1000
+IDLE = float(os.environ.get("BENCH_IDLE", "30"))  # seconds
+NAME = "bench.test."
+
+START_GOAL, MEMORY_GOAL, KUBERNETES_MEMORY_GOAL = 100.0, 16.0, 45.0
+"""What discovery may add to a client on a plain list: milliseconds, megabytes; the library for Kubernetes' API has its own weight."""
+
+IDLE_GOALS = {"manual": 10.0, "etcd": 10.0, "kubernetes": 10.0, "dns-poll": 20.0}
+"""Milliseconds a second: a hundredth of a core, and twice that where the whole set is asked for every 5 s."""
+
+_PROGRAM = """
+import asyncio, json, sys
+given = json.loads(sys.argv[1])
+if given["plain"]:
+    import grpc.aio
+    options = [("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')]
+    options.append(("grpc.default_authority", "bench"))  # a list of 1,000 is longer than a header may be
+    make = lambda: grpc.aio.insecure_channel(given["target"], options)
+else:
+    import discovery
+    if given["target"].startswith("kubernetes"):  # whose API takes no loopback addresses
+        from types import SimpleNamespace
+        from discovery.sources import kubernetes
+        kubernetes.json = SimpleNamespace(loads=lambda text: json.loads(text.replace(b'"198.18.', b'"127.18.')))
+    if given["places"]:
+        manual = discovery.Manual("bench")
+        manual.set(given["places"])
+    config = discovery.Config(
+        dns=discovery.Dns(servers=tuple(given["dns"])), etcd=discovery.Etcd(endpoints=tuple(given["etcd"]) or ("127.0.0.1:2379",))
+    )
+    make = lambda: discovery.aio.insecure_channel(given["target"], config=config)
+async def main():
+    async with make() as channel:
+        await channel.unary_unary("/test.Echo/Say")(b"x", timeout=60)
+        print("answered", flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+asyncio.run(main())
+"""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to name servers, and what the client must be told for it."""
+
+    name: str
+    target: str
+    plain: bool = False
+    places: Sequence[str] = ()
+    dns: Sequence[str] = ()
+    etcd: Sequence[str] = ()
+
+
+@dataclass
+class Process:
+    """A client that has its first answer when the block begins. took: milliseconds from its start until then."""
+
+    mode: Mode
+    took: float = 0.0
+    _process: subprocess.Popen[str] | None = field(default=None, repr=False)
+
+    def __enter__(self) -> "Process":
+        environment = {**os.environ, "PYTHONPATH": str(Path(discovery.__file__).parents[1])}
+        command = [sys.executable, "-c", _PROGRAM, json.dumps(vars(self.mode))]
+        began = time.perf_counter()
+        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "answered\n":
+            self.__exit__()
+            raise RuntimeError(f"a client has had no answer: {self.mode.name}")
+        self.took = (time.perf_counter() - began) * 1000
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.communicate()
+
+    @property
+    def memory(self) -> float:
+        """Resident megabytes."""
+        assert self._process is not None
+        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    @property
+    def cpu(self) -> float:
+        """Milliseconds, read from outside so that the process is not disturbed (clock_getcpuclockid)."""
+        assert self._process is not None
+        return time.clock_gettime((~self._process.pid << 3) | 2) * 1000
+
+
+@contextlib.contextmanager
+def _modes(addresses: Sequence[str], port: int) -> Iterator[list[Mode]]:
+    """Every mode that can be had here, on these servers; the first is the peer."""
+    listed = [f"{address}:{port}" for address in addresses]
+    with contextlib.ExitStack() as stack:
+        zone = DnsServer()
+        stack.callback(zone.close)
+        zone.zone.set(NAME, *(f"A {address}" for address in addresses))
+        found = [
+            Mode("gRPC alone, ipv4: list", f"ipv4:{','.join(listed)}", plain=True),
+            Mode("manual", "manual:///bench", places=listed),
+            Mode("static", f"static:///{','.join(listed)}"),
+            Mode("dns-poll", f"dns-poll:///{NAME}:{port}", dns=[zone.address]),
+            Mode("dns (gRPC's own resolver)", f"dns://{zone.address}/{NAME}:{port}"),
+            Mode("passthrough", f"passthrough:///{listed[0]}"),
+        ]
+        if shutil.which("etcd"):
+            server = stack.enter_context(etcd_server())
+            Etcd(server, "etcd:///bench").fill(listed)
+            found.append(Mode("etcd", "etcd:///bench", etcd=[server.address]))
+        if os.environ.get("KUBECONFIG") and shutil.which("kubectl"):
+            kubernetes = Kubernetes(stack.enter_context(namespace()))
+            kubernetes.fill([place.replace("127.18.", "198.18.") for place in listed])
+            found.append(Mode("kubernetes", kubernetes.target))
+        yield found
+
+
+def measure() -> Iterator[Row]:
+    """Modes take turns, so that what else the machine does falls on all of them."""
+    with servers(1) as [port]:
+        with _modes([f"127.18.0.{number}" for number in range(1, 4)], port) as modes:
+            yield from _starts(modes)
+        with _modes([f"127.18.{number // 250}.{number % 250 + 1}" for number in range(MANY)], port) as modes:
+            yield from _idle(modes)
+
+
+def _starts(modes: Sequence[Mode]) -> Iterator[Row]:
+    took: dict[str, list[float]] = {mode.name: [] for mode in modes}
+    memory: dict[str, list[float]] = {mode.name: [] for mode in modes}
+    for _ in range(STARTS):
+        for mode in modes:
+            with Process(mode) as process:
+                took[mode.name].append(process.took)
+                memory[mode.name].append(process.memory)
+    peer, *others = took
+    yield row(f"process start to first answer, {peer}", "ms", took[peer])
+    for name in others:
+        more = [ours - theirs for ours, theirs in zip(took[name], took[peer], strict=True)]
+        yield row(f"process start to first answer, {name}: more than that", "ms", more, START_GOAL)
+    yield row(f"memory of a client, 3 servers, {peer}", "MB", memory[peer])
+    for name in others:
+        more = [ours - theirs for ours, theirs in zip(memory[name], memory[peer], strict=True)]
+        yield row(
+            f"memory of a client, 3 servers, {name}: more than that",
+            "MB",
+            more,
+            KUBERNETES_MEMORY_GOAL if name == "kubernetes" else MEMORY_GOAL,
+        )
+
+
+def _idle(modes: Sequence[Mode]) -> Iterator[Row]:
+    for mode in (mode for mode in modes if mode.plain or mode.name in IDLE_GOALS):
+        with Process(mode) as process:
+            time.sleep(5)  # until every connection stands; nothing tells
+            before, costs = process.cpu, []
+            for _ in range(10):
+                time.sleep(IDLE / 10)
+                costs.append((process.cpu - before) / (IDLE / 10))
+                before = process.cpu
+        yield row(f"CPU of an idle client, {MANY:,} endpoints, {mode.name}", "ms/s", costs, IDLE_GOALS.get(mode.name))

@@ -1,0 +1,135 @@
+"""Registries, as their writer sees them: `put(index, place)` returns the moment that counts; no place takes it away."""
+
+import contextlib
+import json
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import discovery
+from discovery.sources.etcd_client import EtcdClient
+from discovery.target import parse
+from tests.discovery.etcd_server import EtcdServer
+
+from .clients import Client, slices
+
+
+class Manual:
+    """The peer: what an update costs without a registry. The client writes by itself, when it is told to."""
+
+    name, target, config, host = "manual", "manual:///bench", discovery.Config(), "127.18"
+
+    def __init__(self) -> None:
+        self.client: Client | None = None
+
+    def fill(self, places: Sequence[str]) -> None:
+        """The client is born with them."""
+
+    def put(self, index: int, place: str) -> float:
+        if self.client:
+            self.client.pipe.send((index, place))
+        return time.monotonic()
+
+
+class Etcd:
+    """Keys as Go's package naming/endpoints writes them. What counts is the return of the put."""
+
+    name, host = "etcd", "127.18"
+
+    def __init__(self, server: EtcdServer, target: str) -> None:
+        self.target = target
+        self.config = discovery.Config(etcd=discovery.Etcd(endpoints=(server.address,)))
+        self._client = EtcdClient(self.config.etcd, 0)
+        self._leases: dict[int, int] = {}
+
+    def fill(self, places: Sequence[str]) -> None:
+        """Replaces what was there."""
+        for index in list(self._leases):
+            self.put(index, "")
+        for index, place in enumerate(places):
+            self.put(index, place)
+
+    def put(self, index: int, place: str) -> float:
+        if not place:
+            self._client.revoke(self._leases.pop(index))
+            return 0.0
+        lease = self._leases[index] = self._leases.get(index) or self._client.grant(3600)
+        value = json.dumps({"Op": 0, "Addr": place, "Metadata": None}).encode()
+        self._client.put(f"{parse(self.target).name}/{index}".encode(), value, lease)
+        return time.monotonic()
+
+
+class Kubernetes:
+    """Slices of up to 100 endpoints. What counts is the moment when the witness, if there is one, sees the patched slice."""
+
+    name, host, config = "kubernetes", "198.18", discovery.Config()
+    witness: Client | None = None
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace, self.target = namespace, f"kubernetes:///bench.{namespace}"
+        self._slices = slices()
+        self._listed: list[str] = []
+
+    def fill(self, places: Sequence[str]) -> None:
+        """One slice for each port and hundred; replaces what was there."""
+        self._slices.delete_collection_namespaced_endpoint_slice(self.namespace)
+        self._listed = list(places)
+        for index in {self._slice(index): index for index in range(len(places))}.values():
+            labels = {"kubernetes.io/service-name": "bench"}
+            port = int(places[index].partition(":")[2])
+            content = {
+                "metadata": {"name": self._slice(index), "labels": labels}, "addressType": "IPv4",
+                "ports": [{"name": "grpc", "port": port, "protocol": "TCP"}], "endpoints": self._endpoints(index),
+            }  # fmt: skip
+            self._slices.create_namespaced_endpoint_slice(self.namespace, content)
+
+    def put(self, index: int, place: str) -> float:
+        self._listed[index] = place or self._listed[index].replace(self.host, "gone")
+        content = {"endpoints": self._endpoints(index)}
+        self._slices.patch_namespaced_endpoint_slice(self._slice(index), self.namespace, content)
+        while self.witness:
+            moment, name, count = self.witness.answer()
+            if (name, count) == (self._slice(index), len(content["endpoints"])):
+                return float(moment)
+        return time.monotonic()
+
+    def _slice(self, index: int) -> str:
+        return f"bench-{self._listed[index].partition(':')[2]}-{index // 100}"
+
+    def _endpoints(self, index: int) -> list[object]:
+        """What a controller would write of a slice's pods."""
+        conditions = {"ready": True, "serving": True, "terminating": False}
+        pod = {"kind": "Pod", "namespace": self.namespace, "uid": str(uuid.UUID(int=0))}
+        return [
+            {"addresses": [place.partition(":")[0]], "conditions": conditions, "nodeName": "node-1",
+             "targetRef": {**pod, "name": f"bench-{number}"}}
+            for number, place in enumerate(self._listed)
+            if self._slice(number) == self._slice(index) and place.startswith(self.host)
+        ]  # fmt: skip
+
+
+Registry = Manual | Etcd | Kubernetes
+
+
+@contextlib.contextmanager
+def etcd_server() -> Iterator[EtcdServer]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = EtcdServer(Path(folder, "data"))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def namespace() -> Iterator[str]:
+    name = f"bench-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["kubectl", "create", "namespace", name], check=True, capture_output=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["kubectl", "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)

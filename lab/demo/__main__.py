@@ -1,0 +1,104 @@
+"""`python -m demo`: run the story, show it, judge it.
+
+Status 0 if it held, 1 if not, 2 if it could not run, 130 if it was ended by a signal.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+try:
+    from rich.console import Console
+
+    from .arguments import number
+    from .assertions import SLACK, judge
+    from .modes import MODES
+    from .picture import draw
+    from .scenario import Story
+    from .servers import DemoError
+    from .summary import as_json, measure
+    from .table import Display, show_summary
+except ModuleNotFoundError as error:
+    print(f"demo: {error.name} is not installed here; `make demo` installs what the demo needs, and runs it", file=sys.stderr)
+    raise SystemExit(2) from None
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
+
+
+async def run(arguments: argparse.Namespace) -> bool:
+    """The whole demo; tells whether everything was as promised. Raises DemoError."""
+    console = Console(stderr=arguments.json)
+    story = Story(MODES[arguments.mode](), arguments.rate, arguments.seconds_per_step)
+    task = asyncio.current_task()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if task is not None and (number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN):  # nohup
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    showing = asyncio.create_task(Display(story, arguments.mode, console).follow())
+    try:
+        await story.run()
+    finally:
+        showing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await showing
+    seen = measure(story.steps, story.results)
+    verdicts = judge(story.mode.promise, seen, arguments.slack)
+    draw(arguments.picture, f"MODE={arguments.mode}: {story.mode.promise.text}", story, seen)
+    outcome = as_json(seen, verdicts)
+    if arguments.json:
+        about = {
+            "mode": arguments.mode,
+            "target": story.mode.target,
+            "rate": arguments.rate,
+            "seconds_per_step": arguments.seconds_per_step,
+        }
+        print(json.dumps({**about, **outcome, "picture": str(arguments.picture)}, indent=2))
+    else:
+        show_summary(console, story, arguments.mode, seen, verdicts)
+        console.print(f"picture: {arguments.picture}", highlight=False, soft_wrap=True)
+    return bool(outcome["held"])
+
+
+def main() -> None:
+    """Parse the arguments and run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m demo",
+        description="Servers come and go while a client calls: who serves, what fails, how soon?",
+        epilog="Settings of the pair apply, so CLIENT__RETRY__ENABLED=false with --rate 1000 shows what retries are for.",
+    )
+    parser.add_argument("--mode", choices=list(MODES), default="dns", help="how the client learns who serves (dns)")
+    parser.add_argument("--rate", type=number(1, 2000), default=200.0, help="calls a second (200)")
+    parser.add_argument(
+        "--seconds-per-step", type=number(0.5, 600), default=7.0, help="how long each of the five steps is watched (7)"
+    )
+    parser.add_argument(
+        "--slack",
+        type=number(0, 60),
+        default=SLACK,
+        help=f"seconds that a first call may be late; more on a busy machine ({SLACK:g})",
+    )
+    parser.add_argument("--picture", type=Path, default=Path("demo.png"), help="where the picture goes (demo.png)")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document instead of tables; the lines go to standard error"
+    )
+    arguments = parser.parse_args()
+    if arguments.picture.is_dir() or not os.access(arguments.picture.parent, os.W_OK):
+        parser.error(f"--picture {arguments.picture}: no file can be written there; name another")
+    logging.basicConfig(level=logging.ERROR)
+    try:
+        held = asyncio.run(run(arguments))
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the first, where the loop does not run yet
+        raise SystemExit(130) from None
+    raise SystemExit(0 if held else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The ways in which a client can learn who serves: a registry to run, a target to call, and what theory expects."""
+
+import asyncio
+import contextlib
+import importlib.util
+import itertools
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from discovery import Manual
+from discovery.sources.etcd_client import Entry, EtcdClient, EtcdError, prefix_end
+
+from .balancer import Balancer
+from .servers import START, DemoError, Server
+
+NAME = "greeter.demo."
+REFRESH = 1.0
+"""Seconds from one DNS question to the next; 5 in production."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What must be seen, and how it is said to a person.
+
+    spread: `all` is every server that serves, a new one `within` seconds of the update and without a failed call.
+    `reconnect` is a new one only once a connection has broken. `one` is one server until its connection breaks.
+    """
+
+    spread: Literal["all", "reconnect", "one"]
+    text: str
+    within: float = 0.0
+
+
+class Mode(Protocol):
+    """One way. A new one is a class with this face and a line in MODES.
+
+    target: valid after `start`.   discovery: what the client's DISCOVERY__ settings need for it, by name.
+    """
+
+    promise: Promise
+    target: str
+    discovery: dict[str, Any]
+
+    async def start(self, servers: Sequence[Server]) -> None:
+        """Run what the registry needs; `servers` have their places but do not run yet. Raises DemoError."""
+
+    async def publish(self, servers: Sequence[Server]) -> float:
+        """Make `servers` the registry's whole truth; returns when it became that, on `time.monotonic()`."""
+
+    async def close(self) -> None:
+        """End what `start` began."""
+
+
+class _Zone:
+    """A real DNS server on loopback, with the records that a headless Service has."""
+
+    def __init__(self) -> None:
+        try:
+            from tests.discovery.dns_server import Server as DnsServer
+        except ModuleNotFoundError as error:
+            raise DemoError(
+                f"this mode needs {error.name}, which is not installed: run it by `make demo`, or take --mode manual"
+            ) from None
+        self._server = DnsServer()
+        self.target = ""
+        self.discovery: dict[str, Any] = {"refresh": REFRESH, "dns_servers": (self._server.address,)}
+
+    async def publish(self, servers: Sequence[Server]) -> float:
+        now = time.monotonic()
+        self._server.zone.set(NAME, *(f"A {server.address}" for server in servers))
+        return now
+
+    async def close(self) -> None:
+        self._server.close()
+
+
+class Dns(_Zone):
+    """DNS, asked every second by discovery. Where the servers' ports differ they are published as SRV records."""
+
+    promise = Promise(
+        "all", f"new servers are called within a refresh ({REFRESH:g} s), others left at once, and no call fails", REFRESH
+    )
+
+    async def start(self, servers: Sequence[Server]) -> None:
+        self._with_ports = _ports_differ(servers)
+        self.target = f"dns-poll:///{NAME}" if self._with_ports else f"dns-poll:///{NAME}:{servers[0].port}"
+        for server in servers:
+            self._server.zone.set(f"{server.name}.{NAME}", f"A {server.address}")
+
+    async def publish(self, servers: Sequence[Server]) -> float:
+        if not self._with_ports:
+            return await super().publish(servers)
+        now = time.monotonic()
+        self._server.zone.set(NAME, *(f"SRV 0 1 {server.port} {server.name}.{NAME}" for server in servers))
+        return now
+
+
+class NativeDns(_Zone):
+    """The same DNS, asked by gRPC's own resolver: what people have today."""
+
+    promise = Promise("reconnect", "a new server is not called until a connection breaks, for only then gRPC asks DNS again")
+
+    async def start(self, servers: Sequence[Server]) -> None:
+        if _ports_differ(servers):
+            raise DemoError(
+                "this mode needs the loopback addresses 127.0.1.1 to 127.0.1.4, because gRPC's own resolver reads no ports from DNS; "
+                "add them (on macOS: for i in 1 2 3 4; do sudo ifconfig lo0 alias 127.0.1.$i; done), or take --mode dns"
+            )
+        self.target = f"dns://{self._server.address}/{NAME}:{servers[0].port}"
+
+
+def _ports_differ(servers: Sequence[Server]) -> bool:
+    """Whether this system gave the servers one address with many ports, instead of many addresses with one."""
+    return len({server.port for server in servers}) > 1
+
+
+class Passthrough:
+    """One address in front of all, as a ClusterIP is."""
+
+    promise = Promise("one", "one server gets every call until its connection breaks, the others idle")
+
+    def __init__(self) -> None:
+        self._balancer = Balancer()
+        self.target = ""
+        self.discovery: dict[str, Any] = {}
+
+    async def start(self, servers: Sequence[Server]) -> None:
+        await self._balancer.start()
+        self.target = f"passthrough:///127.0.0.1:{self._balancer.port}"
+
+    async def publish(self, servers: Sequence[Server]) -> float:
+        now = time.monotonic()
+        self._balancer.set([(server.address, server.port) for server in servers])
+        return now
+
+    async def close(self) -> None:
+        await self._balancer.close()
+
+
+class ByHand:
+    """The program says who serves: what a watched registry looks like from the client."""
+
+    promise = Promise("all", "new servers are called at once, others left at once, and no call fails")
+
+    def __init__(self) -> None:
+        self._manual = Manual("greeter")
+        self.target = self._manual.target
+        self.discovery: dict[str, Any] = {}
+
+    async def start(self, servers: Sequence[Server]) -> None:
+        pass
+
+    async def publish(self, servers: Sequence[Server]) -> float:
+        now = time.monotonic()
+        self._manual.set([server.authority for server in servers])
+        return now
+
+    async def close(self) -> None:
+        pass
+
+
+class Etcd:
+    """A real etcd, in which the servers register themselves: a lease each, taken back at SIGTERM, ended by time after SIGKILL."""
+
+    promise = Promise("all", "servers register themselves; new ones are called at once, others left at once, and no call fails")
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("discovery.sources.etcd") is None:
+            raise DemoError("this project was made without the registry etcd; take --mode manual")
+        if shutil.which("etcd") is None:
+            raise DemoError(
+                "this mode needs etcd on PATH: apt-get install etcd-server, brew install etcd, or a binary from etcd's releases; "
+                "or take --mode manual"
+            )
+        from tests.discovery.etcd_server import EtcdServer
+
+        self._folder = tempfile.TemporaryDirectory()
+        self._etcd = EtcdServer(Path(self._folder.name) / "data")
+        self.target = "etcd:///greeter"
+        self.discovery: dict[str, Any] = {"etcd": {"endpoints": (self._etcd.address,)}}
+        self._listed: set[str] = set()
+        self._changed = asyncio.Condition()
+
+    async def start(self, servers: Sequence[Server]) -> None:
+        try:
+            await asyncio.to_thread(self._etcd.start)
+        except (AssertionError, OSError) as error:
+            raise DemoError(f"etcd does not start: {error}") from None
+        for server in servers:
+            server.told = {
+                "REGISTRATION__TARGET": self.target,
+                "REGISTRATION__ADDRESS": server.address,
+                "REGISTRATION__ID": server.name,
+                "REGISTRATION__TTL": "2s",
+                "DISCOVERY__ETCD__ENDPOINTS": json.dumps([self._etcd.address]),
+            }
+        self._client = EtcdClient(self._etcd.settings(timeout=START), 0)
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._look, name="demo etcd", daemon=True).start()
+
+    def _look(self) -> None:
+        """What etcd holds, seen by somebody else than the client."""
+        prefix = f"{self.target.removeprefix('etcd:///')}/".encode()
+        with contextlib.suppress(EtcdError, RuntimeError):  # the demo's end
+            revision, entries = self._client.range(prefix, prefix_end(prefix))
+            for changes in itertools.chain([entries], self._client.watch(prefix, prefix_end(prefix), revision + 1)):
+                asyncio.run_coroutine_threadsafe(self._note(prefix, changes, time.monotonic()), self._loop)
+
+    async def _note(self, prefix: bytes, changes: Sequence[Entry], at: float) -> None:
+        async with self._changed:
+            for change in changes:
+                name = change.key.removeprefix(prefix).decode()
+                (self._listed.discard if change.value is None else self._listed.add)(name)
+                self._listed_at = at
+            self._changed.notify_all()
+
+    async def publish(self, servers: Sequence[Server]) -> float:
+        """The servers do it themselves; this waits until they have."""
+        wanted = {server.name for server in servers}
+        try:
+            async with asyncio.timeout(START), self._changed:
+                await self._changed.wait_for(lambda: self._listed == wanted)
+                return self._listed_at
+        except TimeoutError:
+            listed, missed = ", ".join(sorted(self._listed)), ", ".join(sorted(wanted))
+            raise DemoError(f"etcd lists {listed or 'nobody'} after {START:g} s, and should list {missed}") from None
+
+    async def close(self) -> None:
+        if hasattr(self, "_client"):
+            self._client.close()
+        self._etcd.stop()
+        self._folder.cleanup()
+
+
+MODES: dict[str, Callable[[], Mode]] = {
+    "dns": Dns,
+    "native-dns": NativeDns,
+    "passthrough": Passthrough,
+    "etcd": Etcd,
+    "manual": ByHand,
+}

@@ -1,1 +1,0 @@
-"""The service's messages and stubs, generated from proto/ by `make proto`."""

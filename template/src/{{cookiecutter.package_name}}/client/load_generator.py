@@ -1,0 +1,117 @@
+"""Calls at a steady rate, and once a second a line that says who served, how many, errors and latency; one at a new server's
+first answer, too, so that logs tell to the millisecond when it was found."""
+
+import asyncio
+import logging
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc.aio
+
+from ..settings import Client
+from .api import GreeterClient
+from .error_log import Troubles
+
+logger = logging.getLogger(__name__)
+
+FORGOTTEN = 600.0
+"""Seconds of silence after which a server that answers is new again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One call. started: `time.monotonic()` seconds.  duration: seconds.  server: who answered, empty if nobody.  code: gRPC's name."""
+
+    started: float
+    duration: float
+    server: str
+    code: str
+
+
+class Loop:
+    """Makes calls by the clock, whether or not earlier ones have ended, as independent users would.
+
+    `on_result` is told of every call.
+    """
+
+    def __init__(self, client: GreeterClient, settings: Client, on_result: Callable[[Result], None] | None = None) -> None:
+        self._client = client
+        self._settings = settings
+        self._on_result = on_result
+        self._results: list[Result] = []
+        self._calls: set[asyncio.Task[None]] = set()
+        self._skipped = 0
+        self._troubles = Troubles(client.tls)
+        self._heard: dict[str, float] = {}  # when each server last answered
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Call until `stopping` is set; then wait for the calls under way, each of which has its deadline."""
+        reporting = asyncio.create_task(self._report())
+        begun, made = time.monotonic(), 0
+        while not stopping.is_set():
+            made += 1
+            if len(self._calls) < self._settings.max_in_flight:
+                call = asyncio.create_task(self._call())
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+            else:
+                self._skipped += 1
+            await _sleep(stopping, begun + made / self._settings.rate - time.monotonic())
+        if self._calls:
+            await asyncio.wait(self._calls)
+        reporting.cancel()
+        self._log()
+
+    async def _call(self) -> None:
+        started = time.monotonic()
+        try:
+            answer = await self._client.greet(self._settings.name)
+            server, code = answer.served_by, "OK"
+        except grpc.aio.AioRpcError as error:
+            server, code = "", error.code().name
+            self._troubles.failed(code, error.details() or "")
+        ended = time.monotonic()
+        if server:
+            if server not in self._heard:
+                logger.info("first answer from %s", server, extra={"first": server})
+            self._heard[server] = ended
+        result = Result(started, ended - started, server, code)
+        self._results.append(result)
+        if self._on_result is not None:
+            self._on_result(result)
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self._log()
+
+    def _log(self) -> None:
+        results, self._results = self._results, []
+        skipped, self._skipped = self._skipped, 0
+        self._heard = {server: at for server, at in self._heard.items() if at > time.monotonic() - FORGOTTEN}
+        if not results and not skipped:
+            return
+        served = Counter(result.server for result in results if result.server)
+        errors = Counter(result.code for result in results if result.code != "OK")
+        milliseconds = sorted(result.duration * 1000 for result in results if result.code == "OK")
+        quantiles = statistics.quantiles(milliseconds, n=100) if len(milliseconds) > 1 else milliseconds * 100
+        latency = {"p50_ms": round(quantiles[49], 2), "p99_ms": round(quantiles[98], 2)} if milliseconds else {}
+        who = " ".join(f"{server}={count}" for server, count in sorted(served.items())) or "nobody"
+        details = {"served": dict(sorted(served.items())), "errors": dict(errors), "skipped": skipped, **latency}
+        notes = [*(f"{code}={count}" for code, count in sorted(errors.items())), *([f"skipped={skipped}"] if skipped else [])]
+        notes += [f"{name.replace('_ms', '')} {value} ms" for name, value in latency.items()]
+        logger.info("served by %s", "  ".join([who, *notes]), extra=details)
+
+
+async def _sleep(stopping: asyncio.Event, seconds: float) -> None:
+    """Until the time is over or the end is wanted; behind the clock it only lets others run."""
+    if seconds <= 0:
+        return await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,139 @@
+"""The mtls component on a real cluster: certificates and their authority are replaced under load, and no call fails."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.bake import SLUG, bake
+
+pytestmark = pytest.mark.cluster
+
+DEADLINE = 120.0
+"""Seconds for whatever must happen: Kubernetes renews a mounted Secret within a minute and a half."""
+
+RATE = 100
+
+
+class Deployment:
+    """A project baked and deployed with COMPONENTS=mtls into a namespace of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.namespace = f"mtls-{uuid.uuid4().hex[:8]}"
+        self.project = bake(folder)
+        settings = self.project / "deploy" / "base" / "client.env"
+        settings.write_text(settings.read_text().replace("CLIENT__RATE=5", f"CLIENT__RATE={RATE}\nCLIENT__RETRY__ENABLED=false"))
+
+    def make(self, target: str, **variables: str) -> None:
+        """What a user types."""
+        done = subprocess.run(
+            ["make", "-s", "-C", self.project, target, f"PYTHON={sys.executable}", *(f"{name}={value}" for name, value in variables.items())],
+            env={**os.environ, "NAMESPACE": self.namespace}, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def renew(self, *arguments: str) -> None:
+        """New certificates, in files and in the cluster; `make certs` by an environment that is there already."""
+        subprocess.run(
+            [sys.executable, "-B", "-m", "development.certificates", "--namespace", self.namespace, *arguments],
+            cwd=self.project, env={**os.environ, "PYTHONPATH": "src:."}, check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+        self.make("secrets")
+        # A change to the pod makes the kubelet look at once; by itself it would within a minute.
+        self.kubectl("annotate", "pods", "--all", "--overwrite", f"renewed={time.time()}")
+
+    def kubectl(self, *arguments: str) -> str:
+        command = ["kubectl", f"--namespace={self.namespace}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    def pods(self, side: str) -> list[dict[str, Any]]:
+        found = json.loads(self.kubectl("get", "pods", f"--selector=app.kubernetes.io/name={SLUG}-{side}", "--output=json"))
+        return list(found["items"])
+
+    def lines(self, pod: str) -> list[dict[str, Any]]:
+        """What a pod has logged."""
+        return [json.loads(line) for line in self.kubectl("logs", pod).splitlines() if line.startswith("{")]
+
+    def wait_until_renewed(self, times: int) -> None:
+        """Until each pod has taken up new files so often, and calls have been made since."""
+        until = time.monotonic() + DEADLINE
+        waiting = {pod["metadata"]["name"] for side in ("server", "client") for pod in self.pods(side)}
+        while waiting:
+            assert time.monotonic() < until, f"not renewed: {waiting}"
+            waiting = {pod for pod in waiting if len(renewals(self.lines(pod))) < times}
+        client, before = self.pods("client")[0]["metadata"]["name"], self.served()
+        while self.served() < before + 3 * RATE:
+            assert time.monotonic() < until, self.lines(client)[-3:]
+
+    def served(self) -> int:
+        """Calls that were answered so far."""
+        return sum(
+            sum(line["served"].values()) for line in self.lines(self.pods("client")[0]["metadata"]["name"]) if "served" in line
+        )
+
+
+def renewals(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["message"] for line in lines if line["message"].startswith("new TLS files")]
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    made = Deployment(tmp_path_factory.mktemp("mtls"))
+    subprocess.run(["kubectl", "create", "namespace", made.namespace], check=True, capture_output=True, timeout=60)
+    try:
+        made.renew()
+        made.make("deploy", DISCOVERY="kubernetes", COMPONENTS="mtls")
+        yield made
+    finally:
+        subprocess.run(
+            ["kubectl", "delete", "namespace", made.namespace, "--wait=false"], check=True, capture_output=True, timeout=60
+        )
+
+
+def call(address: str, certificates: Path) -> str:
+    """Who answers a client with these certificates, by gRPC's own means."""
+    ca, key, certificate = ((certificates / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt"))
+    options = [("grpc.default_authority", f"{SLUG}-server"), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, certificate), options) as channel:
+        greet: Any = channel.unary_unary("/greeter.v1.GreeterService/Greet")
+        return bytes(greet(b"", timeout=10)).decode(errors="replace")
+
+
+def test_certificates_and_their_authority_are_replaced_under_load_and_no_call_fails(deployed: Deployment) -> None:
+    """A certificate, then the authority, then the next one, which no longer believes the first: what that had issued is
+    refused in the end. No pod was restarted, and nothing was retried."""
+    first = deployed.project / "first"
+    (deployed.project / "certs" / "client").rename(first)
+    pods = {pod["metadata"]["uid"] for side in ("server", "client") for pod in deployed.pods(side)}
+    for times, arguments in enumerate(((), ("--new-authority",), ("--new-authority",)), 1):
+        deployed.renew(*arguments)
+        deployed.wait_until_renewed(times)
+    client = deployed.pods("client")[0]["metadata"]["name"]
+    lines = [line for line in deployed.lines(client) if "served" in line]
+    assert sum(sum(line["errors"].values()) + line["skipped"] for line in lines) == 0
+    assert {server for line in lines for server in line["served"]} == {pod["metadata"]["name"] for pod in deployed.pods("server")}
+    assert {pod["metadata"]["uid"] for side in ("server", "client") for pod in deployed.pods(side)} == pods
+    address = f"{deployed.pods('server')[0]['status']['podIP']}:50051"
+    assert "Hello" in call(address, deployed.project / "certs" / "client")
+    with pytest.raises(grpc.RpcError) as error:
+        call(address, first)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_kubelets_probes_need_no_certificate_and_nothing_else_gets_in_without(deployed: Deployment) -> None:
+    """All pods are ready by the port for health, on which nothing else is offered; the other refuses plaintext."""
+    pod = deployed.pods("server")[0]
+    assert all(status["ready"] for status in pod["status"]["containerStatuses"])
+    for port, code in ((50053, grpc.StatusCode.UNIMPLEMENTED), (50051, grpc.StatusCode.UNAVAILABLE)):
+        with grpc.insecure_channel(f"{pod['status']['podIP']}:{port}") as channel, pytest.raises(grpc.RpcError) as error:
+            greet: Any = channel.unary_unary("/greeter.v1.GreeterService/Greet")
+            greet(b"", timeout=10)
+        assert error.value.code() is code

@@ -1,0 +1,317 @@
+"""sources/etcd.py and etcd_client.py on a real etcd: what is etcd's own, beside the conformance suite."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from discovery import Config, Etcd, Snapshot, SourceError
+from discovery.sources.etcd_client import EtcdClient, EtcdError, prefix_end
+from discovery.sources.source import open_source
+from discovery.target import parse
+
+from .etcd_server import DEADLINE, EtcdServer
+from .test_etcd_values import Watched, at
+
+trustme = pytest.importorskip("trustme", reason="the TLS tests need trustme: pip install trustme")
+pytestmark = pytest.mark.etcd
+
+# Not quicker: on a busy machine a leader that is late for its own ticks is none for half a minute.
+QUICK = ("--heartbeat-interval", "50", "--election-timeout", "500", "--bcrypt-cost", "4")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """For tests that leave it running."""
+    with started(tmp_path_factory.mktemp("shared")) as made:
+        yield made
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[EtcdServer]:
+    """For tests that stop or freeze it."""
+    with started(tmp_path) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def started(folder: Path, *options: str, scheme: str = "http") -> Iterator[EtcdServer]:
+    made = EtcdServer(folder / "etcd", (*QUICK, *options), scheme)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def service() -> str:
+    """A name of its own for each test."""
+    return f"team/{uuid.uuid4().hex}"
+
+
+def put(server: EtcdServer, key: str, value: bytes) -> int:
+    with server.client() as client:
+        return client.put(key.encode(), value, 0)
+
+
+def test_only_keys_below_the_name_are_seen(server: EtcdServer, service: str) -> None:
+    """Not `foo_other`, not `foo` itself, not what sorts next to `foo/`; neither at first nor later."""
+    others = [f"{service}{rest}" for rest in ("_other/a", "", "0", ".", "0/a", "-a/b")]
+    for key in (*others, f"{service}/a", f"{service}/b/c"):
+        put(server, key, at(1 if key in others else 2))
+    with Watched(server.settings(), service) as watched:
+        assert {endpoint.name for endpoint in watched.next().endpoints} == {f"{service}/a"}  # b/c has the same address
+        for key in (*others, f"{service}/d"):
+            put(server, key, at(3 if key in others else 4))
+        assert watched.ports() == {2, 4}
+
+
+def test_two_puts_of_one_transaction_are_one_snapshot(server: EtcdServer, service: str) -> None:
+    """A transaction is never seen by halves."""
+    with Watched(server.settings(), service) as watched:
+        assert watched.ports() == set()
+        puts = "\n".join(f"put {service}/{port} {json.dumps(at(port).decode())}" for port in (1, 2))
+        command = ["etcdctl", "--endpoints", server.address, "txn"]
+        environment = {**os.environ, "ETCDCTL_API": "3"}
+        subprocess.run(command, input=f"\n{puts}\n\n\n", text=True, check=True, timeout=DEADLINE, env=environment)
+        assert watched.ports() == {1, 2}
+
+
+def test_a_put_of_the_same_changes_nothing_and_a_put_of_another_address_replaces(server: EtcdServer, service: str) -> None:
+    """A key is one endpoint, whatever it holds."""
+    key = f"{service}/a"
+    put(server, key, at(1))
+    with Watched(server.settings(), service) as watched:
+        assert watched.ports() == {1}
+        put(server, key, at(1))
+        put(server, key, at(2))
+        assert watched.ports() == {2}
+        server.control("del", key)
+        assert watched.ports() == set()
+
+
+def test_a_corrupt_value_is_named_and_costs_the_others_nothing_and_is_mended_by_the_next(
+    server: EtcdServer, service: str
+) -> None:
+    """One typing error in a registry is one endpoint less, and a sentence."""
+    put(server, f"{service}/good", at(1))
+    put(server, f"{service}/bad", b"{")
+    with Watched(server.settings(), service) as watched:
+        for bad in (b'{"Addr":7}', b"\xff", at(2)):
+            snapshot = watched.next()
+            assert [endpoint.port for endpoint in snapshot.endpoints] == [1]
+            assert len(snapshot.problems) == 1
+            assert f"{service}/bad" in snapshot.problems[0]
+            put(server, f"{service}/bad", bad)
+        assert (mended := watched.next()).problems == ()
+        assert {endpoint.port for endpoint in mended.endpoints} == {1, 2}
+
+
+def test_a_watch_from_a_compacted_revision_is_an_error(server: EtcdServer, service: str) -> None:
+    """The changes in between are lost, and nobody may believe otherwise."""
+    first, *_, last = (put(server, f"{service}/a", at(port)) for port in (1, 2, 3))
+    server.control("compact", str(last))
+    with server.client() as client, pytest.raises(EtcdError, match=f"{server.address}: the revision .* was compacted"):
+        list(islice(client.watch(f"{service}/".encode(), prefix_end(f"{service}/".encode()), first), 9))
+
+
+def test_a_source_reads_all_again_after_a_compaction_between_get_and_watch(server: EtcdServer, service: str) -> None:
+    """An error for the resolver, and then the whole set."""
+    source = open_source(parse(f"etcd:///{service}"), Config(etcd=server.settings()))
+    watch = source.watch()
+    assert next(watch).endpoints == frozenset()
+    last = [put(server, f"{service}/{port}", at(port)) for port in (1, 2)][-1]
+    server.control("compact", str(last))
+    with pytest.raises(SourceError, match="compacted"):
+        list(islice(watch, 9))
+    assert len(next(source.watch())) == 2
+    source.close()
+
+
+def test_a_close_between_get_and_watch_is_an_end_without_an_error(server: EtcdServer, service: str) -> None:
+    """However late the close comes."""
+    source = open_source(parse(f"etcd:///{service}"), Config(etcd=server.settings()))
+    watch = source.watch()
+    next(watch)
+    source.close()
+    assert list(watch) == []
+    assert list(source.watch()) == []
+
+
+def test_a_quiet_watch_is_kept_for_as_long_as_the_member_answers(server: EtcdServer, service: str) -> None:
+    """Where nobody writes anything at all: members since 3.4.25 and 3.5.8 leave questions about a revision to come unanswered."""
+    with Watched(server.settings(keepalive=0.3, timeout=1.0), service) as watched:
+        for _ in range(6):
+            assert watched.seen.get(timeout=DEADLINE) == Snapshot()
+        put(server, f"{service}/a", at(1))
+        assert watched.ports() == {1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "later"), [("freeze", "has been silent for", "no answer within 1 s"), ("stop", "(Watch)", "onnect")]
+)
+def test_a_member_that_hangs_or_dies_is_noticed_and_the_next_is_taken(
+    server: EtcdServer, own: EtcdServer, service: str, fault: str, reason: str, later: str
+) -> None:
+    """In the middle of a watch, and at the start of one; the members differ, which tells who was read."""
+    for port, member in enumerate((own, server), 1):
+        put(member, f"{service}/a", at(port))
+    settings = Etcd((own.address, server.address), timeout=DEADLINE)
+    if fault == "freeze":  # only what hangs is found by impatience, which on a busy machine also finds what does not
+        settings = replace(settings, timeout=1.0, keepalive=0.2)
+    with Watched(settings, service) as watched:
+        assert watched.ports() == {1}
+        getattr(own, fault)()
+        assert re.search(f"{own.address}.*{re.escape(reason)}", watched.error())
+        assert watched.ports() == {2}
+    with Watched(settings, service) as watched:
+        assert re.search(f"{own.address}.*{later}", watched.error())
+        assert watched.ports() == {2}
+
+
+def add_users(server: EtcdServer, right: str, prefix: str) -> None:
+    """`app` has the right below the prefix, `stranger` none, and without a user nothing is told any more."""
+    for line in (
+        "user add root:root", "role add root", "user grant-role root root", "user add app:secret", "user add stranger:secret",
+        "role add some", f"role grant-permission some {right} {prefix} --prefix", "user grant-role app some", "auth enable",
+    ):  # fmt: skip
+        server.control(*line.split())
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """With users."""
+    with started(tmp_path_factory.mktemp("guarded")) as made:
+        put(made, "open/a", at(1))
+        add_users(made, "read", "open/")
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("service", "user", "reason"),
+    [
+        ("open", {"user": "app", "password": "wrong"}, "does not accept the user 'app' and its password"),
+        ("open", {}, r"wants a user; set Etcd\(user=\.\.\., password=\.\.\.\)"),
+        ("open", {"user": "stranger", "password": "secret"}, "user 'stranger' may not do this .*; grant its role the prefix"),
+        ("ope", {"user": "app", "password": "secret"}, "user 'app' may not do this .*; grant its role the prefix"),
+    ],
+    ids=["wrong password", "no user", "no role", "another prefix"],
+)
+def test_whoever_may_not_read_is_told_what_to_change(
+    guarded: EtcdServer, service: str, user: dict[str, str], reason: str
+) -> None:
+    """The sentence names the member, the user and the remedy, and not the password."""
+    with Watched(guarded.settings(**user), service) as watched:
+        error = watched.error()
+        assert re.search(f"etcd at {guarded.address}: .*{reason}", error)
+        assert user.get("password", "nothing") not in error
+
+
+def test_a_token_that_died_with_the_server_is_renewed(guarded: EtcdServer) -> None:
+    """etcd's simple tokens live in its memory; the watch goes on after a restart, and sees changes."""
+    with Watched(guarded.settings(user="app", password="secret"), "open") as watched:
+        assert watched.ports() == {1}
+        guarded.stop()
+        assert guarded.address in watched.error()
+        guarded.start()
+        assert watched.ports(SourceError) == {1}
+        guarded.control("--user", "root:root", "put", "open/b", at(2).decode())
+        assert watched.ports() == {1, 2}
+
+
+@pytest.fixture(scope="module", params=["server only", "both"])
+def encrypted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EtcdServer, Any, str]]:
+    """A member with TLS, which in one case wants certificates of its clients; the files to reach it, and one that is wrong."""
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    files = {name: str(folder / f"{name}.pem") for name in ("ca", "certificate", "key")}
+    made = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(files["ca"])
+    made.cert_chain_pems[0].write_to_path(files["certificate"])
+    made.private_key_pem.write_to_path(files["key"])
+    trustme.CA().cert_pem.write_to_path(other := str(folder / "other.pem"))
+    options = ["--cert-file", files["certificate"], "--key-file", files["key"]]
+    if request.param == "both":
+        options += ["--client-cert-auth", "--trusted-ca-file", files["ca"]]
+    with started(folder, *options, scheme="https") as server:
+        yield server, files if request.param == "both" else {"ca": files["ca"]}, other
+
+
+def test_tls_in_every_spelling_and_with_a_certificate_of_ones_own(encrypted: tuple[EtcdServer, Any, str], service: str) -> None:
+    """`host:port` with a ca, and `https://host:port`."""
+    server, files, _ = encrypted
+    for port, endpoint in enumerate((server.address, f"https://{server.address}", f"https://{server.address}/"), 1):
+        settings = Etcd((endpoint,), **files)
+        with Watched(settings, service) as watched, contextlib.closing(EtcdClient(settings, 0)) as client:
+            watched.ports()
+            client.put(f"{service}/{port}".encode(), at(port), 0)
+            assert port in watched.ports()
+
+
+def test_an_unknown_authority_and_a_missing_certificate_are_named(encrypted: tuple[EtcdServer, Any, str]) -> None:
+    """Never plaintext, never a set, and the sentence names the setting."""
+    server, files, other = encrypted
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        (f"https://{server.address}", {"ca": other}, f"Etcd(ca='{other}')"),
+        (f"http://{server.address}", {}, server.address),
+    ]
+    if "key" in files:
+        cases.append((server.address, {"ca": files["ca"]}, "Etcd(certificate=..., key=...)"))
+    for endpoint, given, reason in cases:
+        with Watched(Etcd((endpoint,), **given), "foo") as watched:
+            assert reason in watched.error()
+
+
+def test_renewed_certificates_are_taken_up_without_a_restart(tmp_path: Path, service: str) -> None:
+    """Another authority at both ends; etcd itself reads its authority only when it starts."""
+    files = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "certificate", "key")}
+
+    def issue() -> None:
+        authority = trustme.CA()
+        made = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(files["ca"])
+        made.cert_chain_pems[0].write_to_path(files["certificate"])
+        made.private_key_pem.write_to_path(files["key"])
+
+    def put(server: EtcdServer, port: int) -> None:
+        with contextlib.closing(EtcdClient(server.settings(timeout=DEADLINE, **files), 0)) as client:
+            client.put(f"{service}/{port}".encode(), at(port), 0)
+
+    issue()
+    options = [
+        "--cert-file",
+        files["certificate"],
+        "--key-file",
+        files["key"],
+        "--client-cert-auth",
+        "--trusted-ca-file",
+        files["ca"],
+    ]
+    with started(tmp_path, *options, scheme="https") as server:
+        put(server, 1)
+        with Watched(server.settings(**files), service) as watched:
+            assert watched.ports() == {1}
+            issue()
+            server.stop()
+            server.start()
+            put(server, 2)
+            assert 2 in watched.ports(SourceError)
+
+
+def test_a_certificate_file_that_vanishes_is_an_error_to_recover_from(tmp_path: Path) -> None:
+    """As while a secret is renewed; at the start it is refused, later it is waited for."""
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(ca))
+    with Watched(Etcd(("127.0.0.1:1",), ca=str(ca)), "foo") as watched:
+        assert "127.0.0.1:1" in watched.error()
+        ca.unlink()
+        assert f"Etcd(ca='{ca}') cannot be read: No such file or directory" in (watched.error() for _ in range(50))

@@ -1,0 +1,140 @@
+"""The documentation says what the code does: its commands exist, its links lead somewhere, its tables are the code's."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from discovery import Config, Kubernetes, TargetError
+from discovery.sources.source import SOURCES, open_source
+from discovery.target import parse
+from tests.bake import ROOT
+from tests.discovery.conformance import test_promises
+from tests.discovery.conformance.conftest import registries
+
+from .settings_page import PAGE, page
+
+INVENTED = {"src/discovery/sources/consul.py"}
+"""Files of an example."""
+
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "template/README.md", "template/SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "template/src/discovery/README.md",
+]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_and_pictures_lead_somewhere(path: Path) -> None:
+    """Relative ones; the others are none of ours."""
+    for link, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", path.read_text()):
+        if link.startswith("http"):
+            continue
+        to = path.parent / link if link else path
+        assert to.exists(), link
+        assert not anchor or anchor in anchors(to), f"{link}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_every_setting_that_is_named_exists(path: Path) -> None:
+    """As the page of settings has it, and that is written by the code."""
+    known = set(re.findall(r"^\| `([A-Z_]+)`", PAGE.read_text(), re.MULTILINE))
+    for name in re.findall(r"\b(?:SERVER|CLIENT|DISCOVERY|REGISTRATION|TELEMETRY|LOG|TLS)__[A-Z_]*[A-Z]", path.read_text()):
+        assert name in known, name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_every_file_that_is_named_is_there(path: Path) -> None:
+    """Of the repository, the template, a project's folders, or beside the page."""
+    text = path.read_text().replace("{{ cookiecutter.package_name }}", "{{ cookiecutter.package_name }}")
+    bases = [ROOT, ROOT / "template", ROOT / "template/src", ROOT / "template/src/discovery", path.parent]
+    bases += [ROOT / "template/src/{{ cookiecutter.package_name }}", ROOT / "template/src/discovery/tests"]
+    for name in re.findall(r"`([\w{}./-]+\.(?:py|md|in|lock|toml|proto|sh|yaml))`", text):
+        assert any((base / name).exists() for base in bases) or name in INVENTED, name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_every_make_target_that_is_named_exists(path: Path) -> None:
+    """In the repository or in a generated project."""
+    known = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text() + (ROOT / "template/Makefile").read_text(), re.MULTILINE)
+    )
+    for target in re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(), re.MULTILINE):
+        assert target in known, target
+
+
+def test_the_settings_page_is_fresh() -> None:
+    """`make docs` would change nothing."""
+    assert PAGE.read_text() == page()
+
+
+def test_every_target_in_the_readmes_is_understood() -> None:
+    """As it is written there."""
+    found = [target for path in PAGES for target in re.findall(r"`([a-z-]+:///[^`\s]+)`", path.read_text())]
+    written = [target for target in found if target != "scheme:///name"]
+    assert written
+    for target in (text.replace(":port", ":50051") if "host:port" not in text else text for text in written):
+        for form in {re.sub(r"\[[^]]*\]", "", target), re.sub(r"[][]", "", target)} if "host:port" not in target else ():
+            assert parse(form).scheme == target.partition(":")[0]
+
+
+@pytest.mark.parametrize("path", ["README.md", "template/src/discovery/README.md"])
+def test_every_source_is_in_the_tables_of_targets(path: str) -> None:
+    """One that arrives brings its line with it."""
+    described = re.findall(r"^\| `([a-z-]+):///", (ROOT / path).read_text(), re.MULTILINE)
+    assert set(SOURCES) <= set(described)
+
+
+def test_every_source_can_be_opened_here() -> None:
+    """What the tables promise is not only understood by the grammar."""
+    config = Config(kubernetes=Kubernetes(kubeconfig="nowhere"))
+    for scheme in SOURCES:
+        target = parse(f"{scheme}:///{'127.0.0.1:1' if scheme == 'static' else 'name'}")
+        if scheme == "kubernetes":
+            with pytest.raises(TargetError, match="no credentials"):
+                open_source(target, config)
+        else:
+            open_source(target, config).close()
+
+
+def test_the_page_of_promises_has_the_suites_own() -> None:
+    """Every promise, tried on every source, and kept: `make conformance` has written it since the last one came."""
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "conformance.md").read_text().splitlines() if line.startswith("| ")]
+    promises = [
+        (function.__doc__ or "").partition("\n")[0]
+        for name, function in vars(test_promises).items()
+        if name.startswith("test_") and callable(function)
+    ]
+    assert [row[0].removeprefix("| ") for row in rows[1:]] == promises
+    assert [cell.strip(" |") for cell in rows[0][1:]] == list(registries())
+    assert {cell.strip(" |").split(" ")[0] for row in rows[1:] for cell in row[1:]} == {"yes", "–"}
+
+
+def test_the_page_of_deploying_names_every_variable_and_mode() -> None:
+    """Those that the program reads, and the folders that are there."""
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    site = (ROOT / "template" / "deploy" / "site.py").read_text()
+    read = set(re.findall(r'variables(?:\.get\(|\[)"([A-Z_]+)"', site))
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE)) == read
+    for folder in ("overlays", "components"):
+        for path in (ROOT / "template" / "deploy" / folder).iterdir():
+            assert f"`{path.name}`" in text or path.name in ("rbac", "etcd"), path.name
+
+
+def test_make_lists_every_command_with_what_it_does() -> None:
+    """`make` alone is the manual."""
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split():
+        assert re.search(rf"\b{target}\b.* \w", listed), target

@@ -1,0 +1,152 @@
+"""What comes from elsewhere: actions, tools, and what is told of the dependencies."""
+
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.bake import ROOT, bake
+
+WORKFLOWS = [ROOT / ".github/workflows/ci.yml", ROOT / "template/.github/workflows/ci.yml"]
+
+
+def workflow(path: Path) -> dict[str, Any]:
+    """The template's holds markup, but only in values."""
+    text = re.sub(r"\{% (end)?raw %\}", "", path.read_text())
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=["repository", "project"])
+def test_actions_are_pinned_by_commit_and_may_only_read(path: Path) -> None:
+    """A tag can be moved to other code; a token that can write would be that code's."""
+    content = workflow(path)
+    assert content["permissions"] == {"contents": "read"}
+    for name, job in content["jobs"].items():
+        assert "permissions" not in job, name
+        assert job["timeout-minutes"] <= 40, name
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40}", step["uses"]), step
+                assert f"{step['uses']} # v" in path.read_text(), f"{step['uses']} does not say which version that is"
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False, name
+            # What somebody else may write is a variable, never part of a command.
+            assert "${{" not in step.get("run", ""), step
+
+
+@pytest.mark.parametrize(
+    ("path", "makefile"), list(zip(WORKFLOWS, ["Makefile", "template/Makefile"], strict=True)), ids=["repository", "project"]
+)
+def test_workflows_call_make_targets_that_exist(path: Path, makefile: str) -> None:
+    """What CI does, a person can do."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / makefile).read_text(), re.MULTILINE))
+    called = re.findall(r"run: make ([a-z-]+)", path.read_text())
+    assert {"test", "lint"} <= set(called) <= targets
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bake that shares its environments with those of other tests."""
+    return bake(tmp_path_factory.mktemp("project"))
+
+
+def make(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "MAKE"))}
+    command = ["make", *arguments, f"VENV={ROOT / 'build' / 'venv'}"]
+    return subprocess.run(command, cwd=project, env={**clean, **environment}, capture_output=True, text=True)
+
+
+def test_the_bill_of_materials_is_valid_and_holds_all_that_is_locked(project: Path) -> None:
+    """CycloneDX's own schema is asked by `--validate`; the same project has the same bill, byte for byte."""
+    bills = []
+    for _ in range(2):
+        done = make(project, "sbom")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        bills.append((project / "sbom.json").read_text())
+    assert bills[0] == bills[1]
+    bill = json.loads(bills[0])
+    lock = next(path for name in ("image.lock", "dev.lock") if (path := project / "requirements" / name).exists())
+    pinned = set(re.findall(r"^([a-z0-9.-]+)==([^ ]+)", lock.read_text(), re.MULTILINE))
+    assert {(each["name"], each["version"]) for each in bill["components"]} == pinned
+    assert all(each["externalReferences"][0]["hashes"] for each in bill["components"])
+    assert bill["metadata"]["component"]["name"] == project.name
+
+
+class Service(http.server.BaseHTTPRequestHandler):
+    """OSV's query, as far as pip-audit asks it: one package may be vulnerable."""
+
+    vulnerable = ""
+
+    def do_POST(self) -> None:
+        """https://google.github.io/osv.dev/post-v1-query"""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        found = []
+        if asked["package"]["name"] == self.vulnerable:
+            affected = {"package": asked["package"], "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}]}
+            found = [{"id": "PYSEC-2099-1", "summary": "bad", "details": "bad", "affected": [affected]}]
+        content = json.dumps({"vulns": found} if found else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    """Its address; the real one is asked by CI."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/query"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("vulnerable", "status"), [("", 0), ("protobuf", 2)])
+def test_an_audit_fails_where_something_vulnerable_is_locked(
+    project: Path, service: str, monkeypatch: pytest.MonkeyPatch, vulnerable: str, status: int
+) -> None:
+    """And says what; make's own status for a failure is 2."""
+    monkeypatch.setattr(Service, "vulnerable", vulnerable)
+    done = make(project, "audit", OSV_URL=service)
+    assert done.returncode == status, done.stderr
+    assert ("PYSEC-2099-1" in done.stdout) is bool(vulnerable)
+    for lock in (project / "requirements").glob("*.lock"):
+        assert f"requirements/{lock.name}: " in done.stderr
+
+
+def test_an_audit_that_could_not_ask_has_failed_and_says_so(project: Path) -> None:
+    """Without an answer nothing is known, and that must not look like nothing being wrong."""
+    done = make(project, "audit", OSV_URL="http://127.0.0.1:1/v1/query")
+    assert done.returncode == 2
+    assert "audit: http://127.0.0.1:1/v1/query cannot be asked, so nothing is known about requirements/" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_contract_that_breaks_callers_is_refused_against_the_merge_base(project: Path, tmp_path: Path) -> None:
+    """Offline, from the clone alone; what is only added is no break."""
+    clone = tmp_path / "clone"
+    shutil.copytree(project, clone)
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for command in (["init", "-q", "-b", "main", "."], ["add", "-A"], ["commit", "-qm", "x"], ["checkout", "-qb", "change"]):
+        subprocess.run([*git, *command], cwd=clone, check=True)
+    contract = clone / "proto/greeter/v1/greeter.proto"
+    before = contract.read_text()
+    assert "string name = 1;" in before
+    contract.write_text(before.replace("string name = 1;", "string name = 1;\n  string title = 9;", 1))
+    assert make(clone, "breaking").returncode == 0
+    contract.write_text(before.replace("string name = 1;", "string name = 9;", 1))
+    done = make(clone, "breaking")
+    assert done.returncode != 0
+    assert 'field "1"' in done.stdout
