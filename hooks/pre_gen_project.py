@@ -1,23 +1,26 @@
-"""Before anything is written: refuse an answer that cannot work, in one sentence that says what to answer instead."""
+"""Before anything is written: refuse an answer that cannot work, and save what generation would delete."""
 
 import json
 import keyword
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 CHOICES = {
     "discovery": ("kubernetes", "dns", "etcd"),
-    "registries": ("all", "chosen"),
     "python_version": ("3.11", "3.12", "3.13", "3.14"),
 }
+
+ASIDE = ".discovery-replaced"
+"""Where src/<package>/discovery is copied to, for the hook after generation; the same name stands there."""
 
 LONGEST_SLUG = 40
 """Kubernetes names hold 63 characters, and ours get endings such as -server-headless and a ReplicaSet's hash."""
 
 TAKEN = frozenset(
-    {"discovery", "greeter", "demo", "development", "experiment", "faults", "tests", "benchmarks", "deploy", "docs", "proto"}
-    | {"requirements", "src"}
+    {"discovery", "build", "deploy", "development", "docs", "proto", "requirements", "src", "tests"}
     | {"aiohappyeyeballs", "aiohttp", "aiohttp_retry", "aiosignal", "annotated_types", "ast_serialize", "attr", "attrs"}
     | {"buf_bin", "certifi", "cffi", "charset_normalizer", "contourpy", "cryptography", "cycler", "dateutil", "dns", "dnslib"}
     | {"dotenv", "durationpy", "etcd", "frozenlist", "google", "grpc", "grpc_channelz", "grpc_health", "grpc_reflection"}
@@ -46,15 +49,19 @@ def problems(answers: Mapping[str, str]) -> Iterator[str]:
     """A sentence for each answer that cannot work."""
     name, slug, package = answers["project_name"], answers["project_slug"], answers["package_name"]
     for key in ("project_name", "description"):
-        if not answers[key].strip() or not answers[key].isprintable():
+        # U+200D joins the parts of an emoji; Python does not count it as printable.
+        if not answers[key].strip() or not answers[key].replace("\u200d", "").isprintable():
             yield f"{key} {answers[key]!r} must be one line of printable text"
-    if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", slug) or len(slug) > LONGEST_SLUG:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug) or len(slug) > LONGEST_SLUG:
         yield (
-            f"project_slug '{slug}' must be lower-case letters, digits and '-', begin with a letter, not end with '-', and have at most "
-            f"{LONGEST_SLUG} characters; for '{name}' answer for example greeter-pair"
+            f"project_slug '{slug}' must be lower-case letters, digits and single '-' between them, start with a letter, and have at most "
+            f"{LONGEST_SLUG} characters; for '{name}' answer for example order-history"
         )
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", package):
-        yield f"package_name '{package}' must be lower-case letters, digits and '_', and begin with a letter, as in greeter_pair"
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", package):
+        yield (
+            f"package_name '{package}' must be lower-case letters, digits and single '_' between them, and start with a letter, "
+            "as in order_history"
+        )
     elif keyword.iskeyword(package) or keyword.issoftkeyword(package):
         yield f"package_name '{package}' is a word of Python itself; answer another, such as {package}_service"
     elif package in TAKEN or package in sys.stdlib_module_names:
@@ -67,11 +74,24 @@ def problems(answers: Mapping[str, str]) -> Iterator[str]:
             yield f"{key} '{answers[key]}' is unknown; answer one of {', '.join(known)}"
 
 
+def put_aside(root: Path, package: str) -> None:
+    """Copy src/<package>/discovery of a project that is generated again, because cookiecutter deletes that folder.
+
+    The hook after generation brings back the files that only the owner has. Where generation fails in between, the copy stays,
+    and the next run brings them back.
+    """
+    library = root / "src" / package / "discovery"
+    if library.is_dir():
+        shutil.copytree(library, root / ASIDE, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+
+
 def main(answers: Mapping[str, str]) -> int:
-    """Print what is wrong; the status for the system."""
+    """Called in the project's folder. Print what is wrong; the status for the system."""
     found = list(problems(answers))
     for sentence in found:
         print(f"cookiecutter: {sentence}", file=sys.stderr)
+    if not found:
+        put_aside(Path.cwd(), answers["package_name"])
     return 1 if found else 0
 
 

@@ -1,25 +1,35 @@
-"""Before the questions: repair the link that cookiecutter looks for, where a download or a clone has lost it.
+"""Before the questions: repair the two links of this repository where a download or a clone has lost them.
 
-cookiecutter needs a folder with a templated name at the root. Here it is a link to `template/`, a real folder that tools and
-people can read. A zip archive or a checkout without symbolic links turns it into a small text file. cookiecutter runs this
-in its own temporary copy of the repository, so nothing of the user's is touched.
+`{{cookiecutter.project_slug}}` leads to `template/`: cookiecutter needs a folder with a templated name at the root.
+`template/src/{{cookiecutter.package_name}}/discovery` leads to `discovery/`: every project carries a copy of the library.
+A zip archive, or a checkout with core.symlinks=false, turns each into a small text file. cookiecutter runs this script, as it
+is written here, in its own temporary copy of the repository, so nothing of the user's is touched.
 """
 
+import shutil
 from pathlib import Path
 
-LINK = "{% raw %}{{cookiecutter.project_slug}}{% endraw %}"
+LINKS = {
+    "template/src/{{cookiecutter.package_name}}/discovery": "discovery",
+    "{{cookiecutter.project_slug}}": "template",
+}
 
 
-def repair(root: Path, link: str = LINK) -> bool:
-    """Make `link` a folder under `root`; tells whether anything had to be done."""
-    # Unrendered, as cookiecutter runs this hook, the name still stands between its marks.
-    place = root / link.removeprefix("{% raw %}").removesuffix("{% endraw %}")
-    if place.is_dir():
-        return False
-    place.unlink(missing_ok=True)
-    (root / "template").rename(place)
-    return True
+def repair(root: Path) -> list[str]:
+    """Replace each link that leads to no folder by a copy of the folder; the links that were replaced."""
+    broken = [link for link in LINKS if not (root / link).is_dir()]
+    for link in broken:
+        (root / link).unlink(missing_ok=True)
+        shutil.copytree(root / LINKS[link], root / link, symlinks=True)
+    return broken
+
+
+def clear_caches(root: Path) -> None:
+    """Delete compiled Python: a checkout in which somebody has worked holds some, and cookiecutter copies all that lies in it."""
+    for cache in list((root / "{{cookiecutter.project_slug}}").rglob("__pycache__")):
+        shutil.rmtree(cache)
 
 
 if __name__ == "__main__":
     repair(Path.cwd())
+    clear_caches(Path.cwd())

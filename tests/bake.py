@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SLUG = "greeter-pair"
+SLUG = "greeter"
 
 
 def clean_copy(folder: Path) -> Path:

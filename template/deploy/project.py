@@ -3,7 +3,7 @@
 SLUG = "{{ cookiecutter.project_slug }}"
 """Begins every name in the cluster, and is the label app.kubernetes.io/part-of."""
 
-DESCRIPTION = {{ cookiecutter.description | tojson }}  # fmt: skip
+DESCRIPTION = "{{ cookiecutter.description | replace('\\', '\\\\') | replace('"', '\\"') }}"  # fmt: skip
 
 IMAGE = "{{ cookiecutter.image_registry }}/{{ cookiecutter.project_slug }}"
 """The image's name without its tag, as base/ has it."""
