@@ -1,1 +1,1 @@
-"""A scripted story on this machine: servers come and go while a client calls; who serves, what fails, and how soon."""
+"""A scripted scenario on this machine: servers come and go while a client calls; who serves, what fails, and how soon."""

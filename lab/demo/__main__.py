@@ -1,4 +1,4 @@
-"""`python -m demo`: run the story, show it, judge it.
+"""`python -m lab.demo`: run the scenario, show it, check what was promised.
 
 Status 0 if it held, 1 if not, 2 if it could not run, 130 if it was ended by a signal.
 """
@@ -16,12 +16,13 @@ from pathlib import Path
 try:
     from rich.console import Console
 
-    from .arguments import number
-    from .assertions import SLACK, judge
+    from ..arguments import number, setting
+    from ..project import Project, ProjectError, add_arguments, chosen
+    from ..servers import ServerError
+    from .assertions import SLACK, check
     from .modes import MODES
     from .picture import draw
-    from .scenario import Story
-    from .servers import DemoError
+    from .scenario import Scenario
     from .summary import as_json, measure
     from .table import Display, show_summary
 except ModuleNotFoundError as error:
@@ -31,46 +32,55 @@ except KeyboardInterrupt:
     raise SystemExit(130) from None
 
 
-async def run(arguments: argparse.Namespace) -> bool:
-    """The whole demo; tells whether everything was as promised. Raises DemoError."""
+async def run(project: Project, arguments: argparse.Namespace) -> bool:
+    """The whole demo; whether everything was as promised. Raises ServerError."""
     console = Console(stderr=arguments.json)
-    story = Story(MODES[arguments.mode](), arguments.rate, arguments.seconds_per_step)
+    scenario = Scenario(
+        project,
+        MODES[arguments.mode](),
+        arguments.rate,
+        arguments.seconds_per_step,
+        retries=not arguments.no_retries,
+        settings=dict(arguments.setting),
+    )
     task = asyncio.current_task()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if task is not None and (number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN):  # nohup
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    showing = asyncio.create_task(Display(story, arguments.mode, console).follow())
+    showing = asyncio.create_task(Display(scenario, arguments.mode, console).follow())
     try:
-        await story.run()
+        await scenario.run()
     finally:
         showing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await showing
-    seen = measure(story.steps, story.results)
-    verdicts = judge(story.mode.promise, seen, arguments.slack)
-    draw(arguments.picture, f"MODE={arguments.mode}: {story.mode.promise.text}", story, seen)
-    outcome = as_json(seen, verdicts)
+    seen = measure(scenario.steps, scenario.results)
+    outcomes = check(scenario.mode.promise, seen, arguments.slack)
+    draw(arguments.picture, f"MODE={arguments.mode}: {scenario.mode.promise.text}", scenario, seen)
+    summary = as_json(seen, outcomes)
     if arguments.json:
         about = {
+            "project": project.slug,
             "mode": arguments.mode,
-            "target": story.mode.target,
+            "target": scenario.mode.target,
             "rate": arguments.rate,
             "seconds_per_step": arguments.seconds_per_step,
         }
-        print(json.dumps({**about, **outcome, "picture": str(arguments.picture)}, indent=2))
+        print(json.dumps({**about, **summary, "picture": str(arguments.picture)}, indent=2))
     else:
-        show_summary(console, story, arguments.mode, seen, verdicts)
+        show_summary(console, scenario, arguments.mode, seen, outcomes)
         console.print(f"picture: {arguments.picture}", highlight=False, soft_wrap=True)
-    return bool(outcome["held"])
+    return bool(summary["held"])
 
 
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(
-        prog="python -m demo",
+        prog="python -m lab.demo",
         description="Servers come and go while a client calls: who serves, what fails, how soon?",
-        epilog="Settings of the pair apply, so CLIENT__RETRY__ENABLED=false with --rate 1000 shows what retries are for.",
+        epilog="The client is the lab's own and calls health's Check, so any generated project can be shown.",
     )
+    add_arguments(parser)
     parser.add_argument("--mode", choices=list(MODES), default="dns", help="how the client learns who serves (dns)")
     parser.add_argument("--rate", type=number(1, 2000), default=200.0, help="calls a second (200)")
     parser.add_argument(
@@ -82,6 +92,17 @@ def main() -> None:
         default=SLACK,
         help=f"seconds that a first call may be late; more on a busy machine ({SLACK:g})",
     )
+    parser.add_argument(
+        "--no-retries", action="store_true", help="let failed calls fail; with --rate 1000 this shows what retries are for"
+    )
+    parser.add_argument(
+        "--setting",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the servers, without the project's prefix, as in SERVER__DRAIN__WAIT=3s; may be repeated",
+    )
     parser.add_argument("--picture", type=Path, default=Path("demo.png"), help="where the picture goes (demo.png)")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document instead of tables; the lines go to standard error"
@@ -91,8 +112,8 @@ def main() -> None:
         parser.error(f"--picture {arguments.picture}: no file can be written there; name another")
     logging.basicConfig(level=logging.ERROR)
     try:
-        held = asyncio.run(run(arguments))
-    except DemoError as error:
+        held = asyncio.run(run(chosen(arguments, "demo"), arguments))
+    except (ProjectError, ServerError) as error:
         print(f"demo: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, asyncio.CancelledError):  # the first, where the loop does not run yet

@@ -6,7 +6,7 @@ from collections import Counter
 
 
 class Balancer:
-    """Forwards the connections of one loopback port, as kube-proxy does; picks whom it has picked least often."""
+    """Forwards the connections of one loopback port, as kube-proxy does; picks the backend that it has picked least often."""
 
     def __init__(self) -> None:
         self._backends: list[tuple[str, int]] = []
@@ -16,7 +16,7 @@ class Balancer:
         self.port = 0
 
     def set(self, backends: list[tuple[str, int]]) -> None:
-        """Whom new connections go to; those that stand are left alone."""
+        """Where new connections go; those that stand are left alone."""
         self._backends = backends
 
     async def start(self) -> None:

@@ -1,8 +1,7 @@
-"""The ways in which a client can learn who serves: a registry to run, a target to call, and what theory expects."""
+"""The ways in which a client can learn who serves: a registry to run, a target to call, and what is expected."""
 
 import asyncio
 import contextlib
-import importlib.util
 import itertools
 import json
 import shutil
@@ -12,13 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from discovery import Manual
+from discovery import Config, Manual
+from discovery import Dns as DnsConfig
+from discovery import Etcd as EtcdConfig
 from discovery.sources.etcd_client import Entry, EtcdClient, EtcdError, prefix_end
 
+from ..servers import START, Server, ServerError
 from .balancer import Balancer
-from .servers import START, DemoError, Server
 
 NAME = "greeter.demo."
 REFRESH = 1.0
@@ -41,15 +42,15 @@ class Promise:
 class Mode(Protocol):
     """One way. A new one is a class with this face and a line in MODES.
 
-    target: valid after `start`.   discovery: what the client's DISCOVERY__ settings need for it, by name.
+    target: valid after `start`.   config: the client's part of the registry.
     """
 
     promise: Promise
     target: str
-    discovery: dict[str, Any]
+    config: Config
 
     async def start(self, servers: Sequence[Server]) -> None:
-        """Run what the registry needs; `servers` have their places but do not run yet. Raises DemoError."""
+        """Run what the registry needs; `servers` have their places but do not run yet. Raises ServerError."""
 
     async def publish(self, servers: Sequence[Server]) -> float:
         """Make `servers` the registry's whole truth; returns when it became that, on `time.monotonic()`."""
@@ -65,12 +66,12 @@ class _Zone:
         try:
             from tests.discovery.dns_server import Server as DnsServer
         except ModuleNotFoundError as error:
-            raise DemoError(
+            raise ServerError(
                 f"this mode needs {error.name}, which is not installed: run it by `make demo`, or take --mode manual"
             ) from None
         self._server = DnsServer()
         self.target = ""
-        self.discovery: dict[str, Any] = {"refresh": REFRESH, "dns_servers": (self._server.address,)}
+        self.config = Config(dns=DnsConfig(refresh=REFRESH, servers=(self._server.address,)))
 
     async def publish(self, servers: Sequence[Server]) -> float:
         now = time.monotonic()
@@ -103,13 +104,13 @@ class Dns(_Zone):
 
 
 class NativeDns(_Zone):
-    """The same DNS, asked by gRPC's own resolver: what people have today."""
+    """The same DNS, asked by gRPC's own resolver: what one has without discovery."""
 
     promise = Promise("reconnect", "a new server is not called until a connection breaks, for only then gRPC asks DNS again")
 
     async def start(self, servers: Sequence[Server]) -> None:
         if _ports_differ(servers):
-            raise DemoError(
+            raise ServerError(
                 "this mode needs the loopback addresses 127.0.1.1 to 127.0.1.4, because gRPC's own resolver reads no ports from DNS; "
                 "add them (on macOS: for i in 1 2 3 4; do sudo ifconfig lo0 alias 127.0.1.$i; done), or take --mode dns"
             )
@@ -129,7 +130,7 @@ class Passthrough:
     def __init__(self) -> None:
         self._balancer = Balancer()
         self.target = ""
-        self.discovery: dict[str, Any] = {}
+        self.config = Config()
 
     async def start(self, servers: Sequence[Server]) -> None:
         await self._balancer.start()
@@ -145,14 +146,14 @@ class Passthrough:
 
 
 class ByHand:
-    """The program says who serves: what a watched registry looks like from the client."""
+    """The program sets who serves: what a watched registry looks like from the client."""
 
     promise = Promise("all", "new servers are called at once, others left at once, and no call fails")
 
     def __init__(self) -> None:
         self._manual = Manual("greeter")
         self.target = self._manual.target
-        self.discovery: dict[str, Any] = {}
+        self.config = Config()
 
     async def start(self, servers: Sequence[Server]) -> None:
         pass
@@ -172,10 +173,8 @@ class Etcd:
     promise = Promise("all", "servers register themselves; new ones are called at once, others left at once, and no call fails")
 
     def __init__(self) -> None:
-        if importlib.util.find_spec("discovery.sources.etcd") is None:
-            raise DemoError("this project was made without the registry etcd; take --mode manual")
         if shutil.which("etcd") is None:
-            raise DemoError(
+            raise ServerError(
                 "this mode needs etcd on PATH: apt-get install etcd-server, brew install etcd, or a binary from etcd's releases; "
                 "or take --mode manual"
             )
@@ -184,7 +183,7 @@ class Etcd:
         self._folder = tempfile.TemporaryDirectory()
         self._etcd = EtcdServer(Path(self._folder.name) / "data")
         self.target = "etcd:///greeter"
-        self.discovery: dict[str, Any] = {"etcd": {"endpoints": (self._etcd.address,)}}
+        self.config = Config(etcd=EtcdConfig(endpoints=(self._etcd.address,)))
         self._listed: set[str] = set()
         self._changed = asyncio.Condition()
 
@@ -192,9 +191,9 @@ class Etcd:
         try:
             await asyncio.to_thread(self._etcd.start)
         except (AssertionError, OSError) as error:
-            raise DemoError(f"etcd does not start: {error}") from None
+            raise ServerError(f"etcd does not start: {error}") from None
         for server in servers:
-            server.told = {
+            server.settings |= {
                 "REGISTRATION__TARGET": self.target,
                 "REGISTRATION__ADDRESS": server.address,
                 "REGISTRATION__ID": server.name,
@@ -206,7 +205,7 @@ class Etcd:
         threading.Thread(target=self._look, name="demo etcd", daemon=True).start()
 
     def _look(self) -> None:
-        """What etcd holds, seen by somebody else than the client."""
+        """What etcd holds, watched independently of the client."""
         prefix = f"{self.target.removeprefix('etcd:///')}/".encode()
         with contextlib.suppress(EtcdError, RuntimeError):  # the demo's end
             revision, entries = self._client.range(prefix, prefix_end(prefix))
@@ -230,7 +229,7 @@ class Etcd:
                 return self._listed_at
         except TimeoutError:
             listed, missed = ", ".join(sorted(self._listed)), ", ".join(sorted(wanted))
-            raise DemoError(f"etcd lists {listed or 'nobody'} after {START:g} s, and should list {missed}") from None
+            raise ServerError(f"etcd lists {listed or 'no server'} after {START:g} s, and should list {missed}") from None
 
     async def close(self) -> None:
         if hasattr(self, "_client"):

@@ -1,34 +1,34 @@
-"""The story as a picture: a lane for each server, how many calls it gets, when it runs, and what was changed when."""
+"""The scenario as a picture: a row for each server, how many calls it gets, when it runs, and what was changed when."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from .scenario import Story
-from .servers import Server
+from ..servers import Server
+from ..timeline_plot import Mark, State, Timeline
+from ..timeline_plot import draw as draw_timelines
+from .scenario import Scenario
 from .summary import Seen
-from .table import COLOURS, after
-from .timeline_plot import Lane, Mark, State
-from .timeline_plot import draw as draw_lanes
+from .table import COLORS, after
 
 BIN = 0.25
 """Seconds that one bar covers, about: bars begin at the changes, so that none holds calls from before and after."""
 
 
-def draw(path: Path, title: str, story: Story, seen: Sequence[Seen]) -> None:
-    """Write a PNG of a story that has ended. Raises OSError."""
-    begin, end = story.steps[0].began, story.steps[-1].ended
-    moments = [(step.began if step.changed is None else step.changed) - begin for step in story.steps]
+def draw(path: Path, title: str, scenario: Scenario, seen: Sequence[Seen]) -> None:
+    """Write a PNG of a scenario that has ended. Raises OSError."""
+    begin, end = scenario.steps[0].began, scenario.steps[-1].ended
+    moments = [(step.began if step.changed is None else step.changed) - begin for step in scenario.steps]
     edges = _edges(moments, end - begin)
-    lanes = [
-        Lane(
+    timelines = [
+        Timeline(
             server.name,
-            COLOURS[server.name],
+            COLORS[server.name],
             edges,
-            _rates([result.started - begin for result in story.results if result.server == server.name], edges),
+            _rates([result.started - begin for result in scenario.results if result.server == server.name], edges),
             [(state, max(0.0, since - begin), until - begin) for state, since, until in _states(server, end)],
         )
-        for server in story.servers
+        for server in scenario.servers
     ]
     marks = [
         Mark(
@@ -39,8 +39,8 @@ def draw(path: Path, title: str, story: Story, seen: Sequence[Seen]) -> None:
         )
         for line, moment in zip(seen, moments, strict=True)
     ]
-    failed = [result.started - begin for result in story.results if result.code != "OK"]
-    draw_lanes(path, title, lanes, marks, failed, end - begin)
+    failed = [result.started - begin for result in scenario.results if result.code != "OK"]
+    draw_timelines(path, title, timelines, marks, failed, end - begin)
 
 
 def _edges(moments: Sequence[float], end: float) -> list[float]:

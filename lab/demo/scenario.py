@@ -1,19 +1,19 @@
-"""The story itself: steps in order, each with what was changed and when; the calls go on beside it."""
+"""The scenario itself: steps in order, each with what was changed and when; the calls go on beside it."""
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import grpc.aio
-from pydantic import ValidationError
 
 from discovery import DiscoveryError
 
+from ..load import SERVED_BY, Client, Load, Options, Result
+from ..project import Project
+from ..servers import START, Server, ServerError, places
 from .modes import Mode
-from .pair import GreeterClient, Loop, Result, Settings, sentences
-from .servers import START, DemoError, Server, places
 
 ADDRESSES = ("127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4")
 NOTICED = 1.0
@@ -53,28 +53,36 @@ class Step:
 
 
 @dataclass
-class Story:
-    """Runs the story, each step watched for `seconds`. `results`, `steps` and `servers` grow while it runs."""
+class Scenario:
+    """Runs the scenario on a project, each step watched for `seconds`. `results`, `steps` and `servers` grow while it runs.
 
+    retries: whether the client makes failed calls again.   settings: the servers', named without the project's prefix.
+    """
+
+    project: Project
     mode: Mode
     rate: float = 200.0
     seconds: float = 7.0
     addresses: Sequence[str] = ADDRESSES
+    retries: bool = True
+    settings: Mapping[str, str] = field(default_factory=dict)
     servers: list[Server] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     began: float | None = None
 
     async def run(self) -> None:
-        """All of it; processes are ended whatever happens. Raises DemoError."""
+        """All of it; processes are ended whatever happens. Raises ServerError."""
         found = places(self.addresses)
-        self.servers.extend(Server(f"server-{number}", *place) for number, place in enumerate(found, 1))
+        self.servers.extend(
+            Server(self.project, f"server-{number}", *place, settings=dict(self.settings))
+            for number, place in enumerate(found, 1)
+        )
         try:
             await self.mode.start(self.servers)
-            settings = self._settings()
             await self._start_three()
             await self._publish()
-            await self._call(settings)
+            await self._call()
         finally:
             await asyncio.gather(*(server.close() for server in self.servers))
             await self.mode.close()
@@ -87,26 +95,16 @@ class Story:
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
-    def _settings(self) -> Settings:
-        """The environment's, as far as the story leaves the choice."""
-        own: dict[str, Any] = {"client": {"target": self.mode.target, "rate": self.rate}, "discovery": self.mode.discovery}
-        try:
-            return Settings(**own)
-        except ValidationError as error:
-            raise DemoError("; ".join(sentences(error))) from None
-        except ValueError as error:  # pydantic-settings: what it cannot even parse
-            raise DemoError(f"the settings cannot be read: {error}") from None
-
-    async def _call(self, settings: Settings) -> None:
+    async def _call(self) -> None:
         stopping = asyncio.Event()
         try:
-            greeter = GreeterClient.connect(settings)
+            client = Client(self.mode.target, Options(retries=self.retries, config=self.mode.config))
         except DiscoveryError as error:
-            raise DemoError(f"no channel on {self.mode.target}: {error}") from None
-        async with greeter:
-            await self._all_answer(greeter)
+            raise ServerError(f"no channel on {self.mode.target}: {error}") from None
+        async with client:
+            await self._all_answer(client)
             self.began = time.monotonic()
-            calling = asyncio.create_task(Loop(greeter, settings.client, self.results.append).run(stopping))
+            calling = asyncio.create_task(Load(client, self.rate, self.results.append).run(stopping))
             try:
                 for act, name in PLAN:
                     await self._step(act, next((server for server in self.servers if server.name == name), None))
@@ -114,21 +112,26 @@ class Story:
                 stopping.set()
                 await calling
 
-    async def _all_answer(self, greeter: GreeterClient) -> None:
-        """Until everybody who is to be called was called."""
+    async def _all_answer(self, client: Client) -> None:
+        """Until every server that is to be called was called."""
         wanted = 1 if self.mode.promise.spread == "one" else 3
         seen: set[str] = set()
         try:
             async with asyncio.timeout(START):
                 while len(seen) < wanted:
-                    seen.add((await greeter.greet("warm-up", timeout=START)).served_by)
+                    seen.add(await client.call(START))
+                    if "" in seen:
+                        raise ServerError(
+                            f"a server of {self.project.folder} does not name itself in the initial metadata {SERVED_BY}; "
+                            "update the project from its template"
+                        )
         except (TimeoutError, grpc.aio.AioRpcError) as error:
             details = (
                 error.details()
                 if isinstance(error, grpc.aio.AioRpcError)
-                else f"only {', '.join(sorted(seen)) or 'nobody'} answered"
+                else f"only {', '.join(sorted(seen)) or 'no server'} answered"
             )
-            raise DemoError(
+            raise ServerError(
                 f"the client did not reach {wanted} servers through {self.mode.target} within {START:g} s: {details}"
             ) from None
 

@@ -1,4 +1,4 @@
-"""What each step showed: who was called, how soon, and what failed; measured, then judged. Pure."""
+"""What each step showed: which servers were called, how soon, and what failed. Pure."""
 
 import bisect
 import math
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .pair import Result
+from ..load import Result
+from ..outcome import Outcome
 from .scenario import Step
-from .verdict import Verdict
 
 
 @dataclass(frozen=True)
 class Seen:
     """One step as the client saw it. A call belongs to the step in which it ended; times are `time.monotonic()` seconds.
 
-    first, last: the end of each server's first and last answered call.   slowest: the longest call, which tells of retries.
+    first, last: the end of each server's first and last answered call.   slowest: the longest call, which shows retries.
     """
 
     step: Step
@@ -58,10 +58,10 @@ def _measure(step: Step, results: Sequence[Result]) -> Seen:
     )
 
 
-def as_json(seen: Sequence[Seen], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def as_json(seen: Sequence[Seen], outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """For machines; times in seconds."""
     return {
-        "held": not any(verdict.broken for verdict in verdicts),
+        "held": not any(outcome.broken for outcome in outcomes),
         "calls": sum(line.calls for line in seen),
         "failed": sum(line.failed for line in seen),
         "servers": sorted({name for line in seen for name in line.share}),
@@ -74,9 +74,9 @@ def as_json(seen: Sequence[Seen], verdicts: Sequence[Verdict]) -> dict[str, Any]
                 "failed": line.failed,
                 "slowest": line.slowest,
                 "share": line.share,
-                "note": verdict.note or None,
-                "broken": verdict.broken or None,
+                "note": outcome.note or None,
+                "broken": outcome.broken or None,
             }
-            for line, verdict in zip(seen, verdicts, strict=True)
+            for line, outcome in zip(seen, outcomes, strict=True)
         ],
     }

@@ -1,4 +1,4 @@
-"""What a person sees: a live table while the story runs, plain lines where there is no terminal, a summary at the end."""
+"""What a person sees: a live table while the scenario runs, plain lines where there is no terminal, a summary at the end."""
 
 import asyncio
 import time
@@ -11,12 +11,12 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from .scenario import PLAN, Story
+from ..outcome import Outcome
+from .scenario import PLAN, Scenario
 from .summary import Seen
-from .verdict import Verdict
 
-COLOURS = {"server-1": "#0072B2", "server-2": "#E69F00", "server-3": "#009E73", "server-4": "#CC79A7"}
-"""Okabe and Ito's, which colour-blind people can tell apart; the picture uses the same."""
+COLORS = {"server-1": "#0072B2", "server-2": "#E69F00", "server-3": "#009E73", "server-4": "#CC79A7"}
+"""Okabe and Ito's, which color-blind people can tell apart; the picture uses the same."""
 
 _STATES = {"serving": "green", "starting": "yellow", "draining": "yellow", "killed": "red"}
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -24,14 +24,14 @@ _BAR, _SHARES = 14, 22
 
 
 class Display:
-    """Shows a story while it runs: eight frames a second on a terminal, else a line a second."""
+    """Shows a scenario while it runs: eight frames a second on a terminal, else a line a second."""
 
-    def __init__(self, story: Story, mode: str, console: Console) -> None:
-        self._story = story
+    def __init__(self, scenario: Scenario, mode: str, console: Console) -> None:
+        self._scenario = scenario
         self._mode = mode
         self._console = console
         self._counted = 0
-        self._history: dict[str, Counter[int]] = {}  # by server, by second since the story began
+        self._history: dict[str, Counter[int]] = {}  # by server, by second since the scenario began
 
     async def follow(self) -> None:
         """Until cancelled."""
@@ -43,21 +43,21 @@ class Display:
                 live.update(self._frame(), refresh=True)
 
     def _count(self) -> int:
-        """Take in the calls that are new; returns how many whole seconds are in the history."""
-        story = self._story
-        if story.began is None:
+        """Take in the calls that are new; returns how many whole seconds are in the hiscenario."""
+        scenario = self._scenario
+        if scenario.began is None:
             return 0
-        for result in story.results[self._counted :]:
-            self._history.setdefault(result.server or result.code, Counter())[int(result.started - story.began)] += 1
+        for result in scenario.results[self._counted :]:
+            self._hiscenario.setdefault(result.server or result.code, Counter())[int(result.started - scenario.began)] += 1
             self._counted += 1
-        return int(time.monotonic() - story.began)
+        return int(time.monotonic() - scenario.began)
 
     def _frame(self) -> Group:
-        story = self._story
+        scenario = self._scenario
         second = self._count()
         since = time.monotonic() - 1
         recent: Counter[str] = Counter()
-        for result in reversed(story.results):
+        for result in reversed(scenario.results):
             if result.started < since:
                 break
             recent[result.server] += 1
@@ -65,45 +65,47 @@ class Display:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for heading in ("server", "address", "state", "calls/s", "", "until now"):
             table.add_column(heading, justify="right" if heading == "calls/s" else "left", no_wrap=True)
-        for server in story.servers:
-            colour, rate = COLOURS[server.name], recent[server.name]
-            past = self._history.get(server.name, Counter())
+        for server in scenario.servers:
+            color, rate = COLORS[server.name], recent[server.name]
+            past = self._hiscenario.get(server.name, Counter())
             table.add_row(
-                Text(server.name, style=colour),
+                Text(server.name, style=color),
                 server.address,
                 Text(server.state, style=_STATES.get(server.state, "dim")),
                 str(rate) if rate else Text("0", style="dim"),
-                Text("█" * min(_BAR, round(_BAR * rate / story.rate)) or " ", style=colour),
-                Text("".join(_block(past[moment], story.rate) for moment in range(max(0, second - width), second)), style=colour),
+                Text("█" * min(_BAR, round(_BAR * rate / scenario.rate)) or " ", style=color),
+                Text(
+                    "".join(_block(past[moment], scenario.rate) for moment in range(max(0, second - width), second)), style=color
+                ),
             )
-        return Group(_rule(self._mode, story.mode.target), table, self._progress())
+        return Group(_rule(self._mode, scenario.mode.target), table, self._progress())
 
     def _progress(self) -> Text:
-        story = self._story
-        if story.began is None:
+        scenario = self._scenario
+        if scenario.began is None:
             return Text("\nstarting three servers", style="bold")
-        failed = sum(sum(past.values()) for name, past in self._history.items() if name not in COLOURS)
+        failed = sum(sum(past.values()) for name, past in self._hiscenario.items() if name not in COLORS)
         text = Text("\n")
         for number, (act, server) in enumerate(PLAN):
-            done = number - len(story.steps)
+            done = number - len(scenario.steps)
             mark, style = ("✓", "green") if done < 0 else ("▶", "bold") if done == 0 else ("·", "dim")
             text.append(f"{mark} {act} {server.removeprefix('server-')}".rstrip() + "   ", style=style)
-        text.append(f"\n{time.monotonic() - story.began:.0f} s   {len(story.results)} calls   ")
+        text.append(f"\n{time.monotonic() - scenario.began:.0f} s   {len(scenario.results)} calls   ")
         return text.append(f"{failed} failed", style="bold red" if failed else "green")
 
     async def _lines(self) -> None:
         shown = 0
         while True:
             await asyncio.sleep(1.0)
-            story = self._story
-            if story.began is None:
+            scenario = self._scenario
+            if scenario.began is None:
                 self._print("   -    starting three servers")
                 continue
-            results, shown = story.results[shown:], len(story.results)
+            results, shown = scenario.results[shown:], len(scenario.results)
             served = Counter(result.server or result.code for result in results)
-            who = "  ".join(f"{name} {count}" for name, count in sorted(served.items())) or "nobody"
-            act, server = PLAN[min(len(story.steps), len(PLAN) - 1)]
-            self._print(f"{time.monotonic() - story.began:4.0f} s  {f'{act} {server}':<20}  {who}")
+            who = "  ".join(f"{name} {count}" for name, count in sorted(served.items())) or "no server"
+            act, server = PLAN[min(len(scenario.steps), len(PLAN) - 1)]
+            self._print(f"{time.monotonic() - scenario.began:4.0f} s  {f'{act} {server}':<20}  {who}")
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -113,8 +115,8 @@ def _block(count: int, rate: float) -> str:
     return _BLOCKS[min(8, max(1, round(8 * count / rate)) if count else 0)]
 
 
-def show_summary(console: Console, story: Story, mode: str, seen: Sequence[Seen], verdicts: Sequence[Verdict]) -> None:
-    """The table at the end, what is to be noticed, and whether the story held."""
+def show_summary(console: Console, scenario: Scenario, mode: str, seen: Sequence[Seen], outcomes: Sequence[Outcome]) -> None:
+    """The table at the end, what is to be noticed, and whether the scenario held."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("step", no_wrap=True)
     for heading in ("seen", "failed", "slowest"):
@@ -123,22 +125,22 @@ def show_summary(console: Console, story: Story, mode: str, seen: Sequence[Seen]
     for line in seen:
         failed = Text(str(line.failed), style="bold red" if line.failed else "green")
         table.add_row(line.step.title, after(line), failed, f"{line.slowest * 1000:.0f} ms", _shares(line.share))
-    console.print(_rule(mode, story.mode.target))
+    console.print(_rule(mode, scenario.mode.target))
     console.print(table)
     console.print()
-    for line, verdict in zip(seen, verdicts, strict=True):
-        if verdict.broken:
+    for line, outcome in zip(seen, outcomes, strict=True):
+        if outcome.broken:
             console.print(
-                Text.assemble(("✗ ", "bold red"), (f"{line.step.title}: ", "bold"), verdict.broken),
+                Text.assemble(("✗ ", "bold red"), (f"{line.step.title}: ", "bold"), outcome.broken),
                 soft_wrap=not console.is_terminal,
             )
-        elif verdict.note:
+        elif outcome.note:
             console.print(
-                Text.assemble(("· ", "dim"), (f"{line.step.title}: ", "bold"), verdict.note), soft_wrap=not console.is_terminal
+                Text.assemble(("· ", "dim"), (f"{line.step.title}: ", "bold"), outcome.note), soft_wrap=not console.is_terminal
             )
-    held = not any(verdict.broken for verdict in verdicts)
-    outcome = ("✓ as expected: ", "bold green") if held else ("✗ not as expected: ", "bold red")
-    console.print(Text.assemble(outcome, story.mode.promise.text), soft_wrap=not console.is_terminal)
+    held = not any(outcome.broken for outcome in outcomes)
+    begin = ("✓ as expected: ", "bold green") if held else ("✗ not as expected: ", "bold red")
+    console.print(Text.assemble(begin, scenario.mode.promise.text), soft_wrap=not console.is_terminal)
 
 
 def after(line: Seen) -> str:
@@ -151,12 +153,12 @@ def after(line: Seen) -> str:
 
 
 def _shares(share: dict[str, int]) -> Text:
-    """A bar of digits: each server's own, as long as its share of the calls, so that it can be read without colours too."""
+    """A bar of digits: each server's own, as long as its share of the calls, so that it can be read without colors too."""
     text, done, shown = Text(), 0, 0
     for name, count in share.items():
         done += count
         until = round(_SHARES * done / sum(share.values()))
-        text.append(name.removeprefix("server-") * (until - shown), style=COLOURS[name])
+        text.append(name.removeprefix("server-") * (until - shown), style=COLORS[name])
         shown = until
     return text
 

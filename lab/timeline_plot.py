@@ -1,4 +1,4 @@
-"""A picture in lanes: one for each server, how many calls it gets, when it runs, and what was changed when."""
+"""Timelines of servers as a picture: a row for each, how many calls it gets, when it runs, and what was changed when."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,14 +24,14 @@ State = Literal["runs", "drains"]
 
 
 @dataclass(frozen=True)
-class Lane:
+class Timeline:
     """One server. Seconds since the picture's begin; rates are calls a second between two edges.
 
     states: from when until when it ran and drained.
     """
 
     name: str
-    colour: str
+    color: str
     edges: Sequence[float]
     rates: Sequence[float]
     states: Sequence[tuple[State, float, float]] = ()
@@ -39,7 +39,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Mark:
-    """A change: its name on top, a line through all lanes where `line`, and a line and a note in the lanes of those whom it concerns."""
+    """A change: its name on top, a line through all rows where `line`, and a line and a note in the rows of the servers that it concerns."""
 
     title: str
     at: float
@@ -50,7 +50,7 @@ class Mark:
 def draw(
     path: Path,
     title: str,
-    lanes: Sequence[Lane],
+    timelines: Sequence[Timeline],
     marks: Sequence[Mark],
     failed: Sequence[float],
     end: float,
@@ -63,31 +63,31 @@ def draw(
     """Write a PNG of `end` seconds. Raises OSError.
 
     failed: the moments of failed calls.   most: the highest rate that can be seen, else that of all.   runs: what a server does
-    where its lane is grey.   width, height: inches, the
-    height is a lane's.
+    where its row is grey.   width, height: inches, the
+    height is a row's.
     """
-    top = 1.4 * (most or max(1.0, *(rate for lane in lanes for rate in lane.rates)))
+    top = 1.4 * (most or max(1.0, *(rate for timeline in timelines for rate in timeline.rates)))
     figure, grid = plt.subplots(
-        len(lanes),
+        len(timelines),
         1,
         sharex=True,
         sharey=True,
         squeeze=False,
-        figsize=(width, height * len(lanes)),
+        figsize=(width, height * len(timelines)),
         dpi=140,
         layout="constrained",
     )
-    places = dict(zip((lane.name for lane in lanes), grid[:, 0], strict=True))
-    for lane in lanes:
-        axes = places[lane.name]
-        _states(axes, lane)
-        axes.stairs(lane.rates, lane.edges, fill=True, color=lane.colour, alpha=0.9)
+    places = dict(zip((timeline.name for timeline in timelines), grid[:, 0], strict=True))
+    for timeline in timelines:
+        axes = places[timeline.name]
+        _states(axes, timeline)
+        axes.stairs(timeline.rates, timeline.edges, fill=True, color=timeline.color, alpha=0.9)
         axes.set(xlim=(0, end), ylim=(0, top))
         axes.locator_params(axis="y", nbins=3)
         axes.tick_params(labelsize=8, colors=GREY)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color("#bbbbbb")
-        axes.set_ylabel(lane.name, rotation=0, ha="right", va="center", color=lane.colour, fontweight="bold", labelpad=8)
+        axes.set_ylabel(timeline.name, rotation=0, ha="right", va="center", color=timeline.color, fontweight="bold", labelpad=8)
     for mark, row in zip(marks, _rows(marks, end / (width - _BESIDE)), strict=True):
         _mark(places, mark, row)
     first, last = grid[0, 0], grid[-1, 0]
@@ -109,9 +109,9 @@ def draw(
     plt.close(figure)
 
 
-def _states(axes: Axes, lane: Lane) -> None:
+def _states(axes: Axes, timeline: Timeline) -> None:
     """Grey while the server runs, hatched while it drains."""
-    for state, begin, until in lane.states:
+    for state, begin, until in timeline.states:
         if state == "runs":
             axes.axvspan(begin, until, color=_RUNS, linewidth=0)
         else:
@@ -119,7 +119,7 @@ def _states(axes: Axes, lane: Lane) -> None:
 
 
 def _rows(marks: Sequence[Mark], inch: float) -> list[int]:
-    """How many lines above the lanes each name stands, so that none meets another; `inch` is how many seconds one shows."""
+    """How many lines above the rows each name stands, so that none meets another; `inch` is how many seconds one shows."""
     ends: list[float] = []  # of the last name in each row
     rows = []
     for mark in marks:
@@ -131,7 +131,7 @@ def _rows(marks: Sequence[Mark], inch: float) -> list[int]:
 
 
 def _mark(places: Mapping[str, Axes], mark: Mark, row: int) -> None:
-    """A line through all lanes at the change, its name on top, and in the server's own lane how soon it was seen."""
+    """A line through all rows at the change, its name on top, and in the server's own row how soon it was seen."""
     above = next(iter(places.values()))
     above.annotate(
         mark.title,

@@ -1,4 +1,4 @@
-"""What commands here take on their command lines."""
+"""Types of command line arguments."""
 
 import argparse
 import contextlib
@@ -15,3 +15,11 @@ def number(least: float, most: float) -> Callable[[str], float]:
         raise argparse.ArgumentTypeError(f"{text} is no number from {least:g} to {most:g}")
 
     return read
+
+
+def setting(text: str) -> tuple[str, str]:
+    """An argument's type: NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text} is no NAME=VALUE; write for example SERVER__DRAIN__WAIT=3s")
+    return name, value

@@ -1,13 +1,11 @@
-"""Servers as processes on loopback addresses of their own and one port, as pods have them."""
+"""A project's servers as processes on loopback addresses of their own and one port, as pods have them."""
 
 import asyncio
 import atexit
 import contextlib
 import errno
-import os
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,28 +15,28 @@ from typing import IO
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from .pair import SERVER_MODULE
+from .project import Project, empty_folder, last_lines
 
 DRAIN = 1.5
-"""Seconds that a server says NOT_SERVING before it stops."""
+"""Seconds for which a server says NOT_SERVING before it stops."""
 START = 30.0
 """Seconds that anything may take to come up."""
 
 
-class DemoError(Exception):
-    """Something on this machine keeps the demo from running; the text says what to do."""
+class ServerError(Exception):
+    """Something on this machine keeps servers from running; the text says what to do."""
 
 
 def places(addresses: Sequence[str]) -> list[tuple[str, int]]:
     """An address and a free port for each server: one port on all addresses, or, where this system has no such loopback
-    addresses (macOS), a port each on 127.0.0.1. Raises DemoError where none is free."""
+    addresses (macOS), a port each on 127.0.0.1. Raises ServerError where none is free."""
     for _ in range(50):
         try:
             return _held([(address, None) for address in addresses])
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 return _held([("127.0.0.1", 0) for _ in addresses])
-    raise DemoError("no port is free on all of the demo's addresses; end other programs and try again")
+    raise ServerError("no port is free on all of the servers' addresses; end other programs and try again")
 
 
 def _held(wanted: Sequence[tuple[str, int | None]]) -> list[tuple[str, int]]:
@@ -63,14 +61,18 @@ class Life:
 
 @dataclass
 class Server:
-    """One server process after another; `state` is what a person would call it, `told` what settings it is given besides, `through`
-    a command that starts it, such as `ip netns exec ...`."""
+    """One server process after another.
 
+    state: what a person would call it.   settings: further settings, named without the project's prefix.   through: a command that
+    starts it, such as `ip netns exec ...`.
+    """
+
+    project: Project
     name: str
     address: str
     port: int
     state: str = "absent"
-    told: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
     through: Sequence[str] = ()
     lives: list[Life] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = field(default=None, repr=False)
@@ -86,18 +88,17 @@ class Server:
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Start the process and wait until its health says SERVING. Raises DemoError where it ends instead."""
+        """Start the process and wait until its health says SERVING. Raises ServerError where it ends instead."""
         self.state = "starting"
-        wishes = {"SERVER__DRAIN__WAIT": f"{DRAIN}s", "SERVER__DRAIN__GRACE": "3s", "LOG__LEVEL": "ERROR"}
+        drain = {"SERVER__DRAIN__WAIT": f"{DRAIN}s", "SERVER__DRAIN__GRACE": "3s", "LOG__LEVEL": "ERROR"}
         place = {"SERVER__HOST": self.address, "SERVER__PORT": str(self.port), "SERVER__NAME": self.name}
         with tempfile.TemporaryFile() as output:
-            # Its own session: a Ctrl-C on the terminal is for the demo, which then ends its servers itself.
+            # Its own session: a Ctrl-C on the terminal is for the lab, which then ends its servers itself.
             process = await asyncio.create_subprocess_exec(
                 *self.through,
-                sys.executable,
-                "-m",
-                SERVER_MODULE,
-                env={**wishes, **os.environ, **place, **self.told, "PYTHONPATH": os.pathsep.join(sys.path)},
+                *self.project.command("server"),
+                env=self.project.environment({**drain, **place, **self.settings}),
+                cwd=empty_folder(),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -108,8 +109,8 @@ class Server:
             try:
                 await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=START)
                 if not serving.done() or process.returncode is not None:
-                    raise DemoError(
-                        f"{self.name} did not start on {self.authority}: {_said(output) or f'no answer within {START:g} s'}"
+                    raise ServerError(
+                        f"{self.name} did not start on {self.authority}: {_output(output) or f'no answer within {START:g} s'}"
                     )
                 await serving
             finally:
@@ -151,7 +152,7 @@ class Server:
             self._process.send_signal(number)
 
     async def ended(self) -> None:
-        """Wait for the end of a process that was told to end."""
+        """Wait for the end of the process."""
         if self._watching is not None:
             await self._watching
 
@@ -166,8 +167,7 @@ class Server:
             self._send(signal.SIGKILL)
 
 
-def _said(output: IO[bytes]) -> str:
+def _output(file: IO[bytes]) -> str:
     """The last lines that a process wrote, in one."""
-    output.seek(0)
-    lines = output.read().decode(errors="replace").split("\n")
-    return "; ".join(line.strip() for line in lines[-4:] if line.strip())
+    file.seek(0)
+    return last_lines(file.read().decode(errors="replace"))

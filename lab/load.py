@@ -1,0 +1,171 @@
+"""Calls by the clock to a target, each recorded: health's Check, which every server has, unless another method is named."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any
+
+import grpc.aio
+
+import discovery
+from discovery.target import parse
+
+CHECK = "/grpc.health.v1.Health/Check"
+SERVED_BY = "x-served-by"
+"""The initial metadata by which a server names itself."""
+MAX_IN_FLIGHT = 1000
+"""Calls under way at one time; what would be more is not made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One call. started: `time.monotonic()` seconds.  duration: seconds.  server: who answered, empty if nobody.  code: gRPC's name."""
+
+    started: float
+    duration: float
+    server: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """How calls are made; the defaults are those of a generated project's client.
+
+    timeout: seconds.   retries: whether a call that ends with UNAVAILABLE is made again, three attempts in all.   outliers: whether
+    a server that fails calls is taken out of the set for a while.   config: the registry's part.
+    """
+
+    timeout: float = 2.0
+    retries: bool = True
+    outliers: bool = True
+    config: discovery.Config = field(default_factory=discovery.Config)
+
+
+class Client:
+    """A channel of `discovery` on a target, and one method on it, called with an empty message. An asynchronous context manager.
+
+    Raises discovery.DiscoveryError for a target that cannot be used.
+    """
+
+    def __init__(self, target: str, options: Options = Options(), method: str = CHECK) -> None:
+        self._options = options
+        config = replace(options.config, outliers=discovery.Outliers() if options.outliers else None)
+        self.channel = discovery.aio.insecure_channel(target, channel_options(target, options), config=config)
+        self._method: Any = self.channel.unary_unary(method)
+
+    async def call(self, timeout: float | None = None) -> str:
+        """The name of the server that has answered, empty where it does not say. Raises grpc.aio.AioRpcError."""
+        call = self._method(b"", timeout=timeout or self._options.timeout)
+        await call
+        return next((str(value) for name, value in await call.initial_metadata() if name == SERVED_BY), "")
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.channel.close()
+
+
+class Load:
+    """Makes calls by the clock, whether or not earlier ones have ended, as independent users would; `on_result` is given each."""
+
+    def __init__(self, client: Client, rate: float, on_result: Callable[[Result], None]) -> None:
+        self._client = client
+        self._rate = rate
+        self._on_result = on_result
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Call until `stopping` is set; then wait for the calls under way, each of which has its deadline."""
+        begun, made = time.monotonic(), 0
+        while not stopping.is_set():
+            made += 1
+            if len(self._calls) < MAX_IN_FLIGHT:
+                call = asyncio.create_task(self._call())
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+            await _sleep(stopping, begun + made / self._rate - time.monotonic())
+        if self._calls:
+            await asyncio.wait(self._calls)
+
+    async def _call(self) -> None:
+        started = time.monotonic()
+        try:
+            server, code = await self._client.call(), "OK"
+        except grpc.aio.AioRpcError as error:
+            server, code = "", error.code().name
+        self._on_result(Result(started, time.monotonic() - started, server, code))
+
+
+async def _sleep(stopping: asyncio.Event, seconds: float) -> None:
+    """Until the time is over or the end is wanted; behind the clock it only lets others run."""
+    if seconds <= 0:
+        return await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    except TimeoutError:
+        pass
+
+
+def channel_options(target: str, options: Options) -> list[tuple[str, Any]]:
+    """gRPC's arguments, as a generated client sets them."""
+    # Behind one address every new connection may reach another server, so it is worth while to try soon.
+    first_backoff = 100 if parse(target).scheme == "passthrough" else 500
+    return [
+        ("grpc.service_config", service_config(target, options)),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),  # or a frozen server is noticed after 60 s
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.dns_min_time_between_resolutions_ms", 5000),  # 30 s by default
+        ("grpc.initial_reconnect_backoff_ms", first_backoff),
+        ("grpc.min_reconnect_backoff_ms", 5000),
+        ("grpc.max_reconnect_backoff_ms", 10_000),
+        ("grpc.enable_http_proxy", 0),
+    ]
+
+
+def service_config(target: str, options: Options) -> str:
+    """The service config in JSON; discovery's own targets get outlier detection by xDS instead."""
+    where = parse(target)
+    single = where.scheme == "passthrough"
+    balancing: dict[str, Any] = {"pick_first" if single else "round_robin": {}}
+    if options.outliers and not single and not where.ours:
+        balancing = {"outlier_detection_experimental": _outlier_detection(discovery.Outliers(), balancing)}
+    config: dict[str, Any] = {"loadBalancingConfig": [balancing]}
+    if not single:
+        config["healthCheckConfig"] = {"serviceName": ""}
+    if options.retries:
+        policy = {
+            "maxAttempts": 3,
+            "initialBackoff": "0.1s",
+            "maxBackoff": "1s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+        # Three attempts pass before an address in front of all has left out a server that was killed.
+        config["methodConfig"] = [{"name": [{}], "retryPolicy": policy, **({"waitForReady": True} if single else {})}]
+        config["retryThrottling"] = {"maxTokens": 100, "tokenRatio": 0.1}
+    return json.dumps(config)
+
+
+def _outlier_detection(outliers: discovery.Outliers, child: dict[str, Any]) -> dict[str, Any]:
+    """gRPC's own balancer around `child` (gRFC A50)."""
+    return {
+        "interval": f"{outliers.interval:.3f}s",
+        "baseEjectionTime": f"{outliers.ejection:.3f}s",
+        "maxEjectionTime": f"{outliers.max_ejection:.3f}s",
+        "maxEjectionPercent": outliers.max_percent,
+        "failurePercentageEjection": {
+            "threshold": outliers.threshold,
+            "enforcementPercentage": 100,
+            "minimumHosts": 2,
+            "requestVolume": outliers.min_requests,
+        },
+        "childPolicy": [child],
+    }
