@@ -7,7 +7,7 @@ README.md beside this file says what to copy and what to install; target.py list
 
 from . import aio
 from .channel import insecure_channel, secure_channel
-from .config import Backoff, Config, Dns, Empty, Etcd, Kubernetes, Outliers
+from .config import Backoff, Config, Dns, Empty, Etcd, Kubernetes, Outliers, Remember
 from .errors import (
     CertificateError,
     ControlPlaneError,
@@ -21,8 +21,11 @@ from .registration.registrar import Registrar
 from .snapshot import Endpoint, Health, Snapshot
 from .sources.manual import Manual
 from .status import Status
+from .target import Target
+from .target import parse as parse_target
 from .tls.certificates import CertificateFiles
 from .xds.runtime import status, wait_until_synced
+from .xds.service_config import NO_RETRY
 
 __all__ = [
     "Backoff",
@@ -38,16 +41,20 @@ __all__ = [
     "Health",
     "Kubernetes",
     "Manual",
+    "NO_RETRY",
     "NotSyncedError",
     "Outliers",
     "Registrar",
     "RegistrationError",
+    "Remember",
     "Snapshot",
     "SourceError",
     "Status",
+    "Target",
     "TargetError",
     "aio",
     "insecure_channel",
+    "parse_target",
     "secure_channel",
     "status",
     "wait_until_synced",

@@ -109,7 +109,5 @@ def test_the_public_names() -> None:
     """A name more or less is a decision."""
     assert sorted(public) == public
     assert set(public) == {
-        "Backoff", "CertificateError", "CertificateFiles", "Config", "ControlPlaneError", "DiscoveryError", "Dns", "Empty", "Endpoint", "Etcd", "Health", "Kubernetes", "Manual",
-        "NotSyncedError", "Outliers", "Registrar", "RegistrationError", "Snapshot", "SourceError", "Status", "TargetError", "aio", "insecure_channel", "secure_channel", "status",
-        "wait_until_synced",
+        "Backoff", "CertificateError", "CertificateFiles", "Config", "ControlPlaneError", "DiscoveryError", "Dns", "Empty", "Endpoint", "Etcd", "Health", "Kubernetes", "Manual", "NO_RETRY", "NotSyncedError", "Outliers", "Registrar", "RegistrationError", "Remember", "Snapshot", "SourceError", "Status", "Target", "TargetError", "aio", "insecure_channel", "parse_target", "secure_channel", "status", "wait_until_synced",
     }  # fmt: skip

@@ -72,7 +72,7 @@ def configure(settings: Settings, role: str) -> Telemetry:
         )
         raise SystemExit(2) from None
 
-    from .interceptors import ClientMetrics, ServerCalls
+    from .calls.telemetry import ClientMetrics, ServerCalls
 
     secret = settings.telemetry.otlp_headers
     headers = dict(pair.split("=", 1) for pair in secret.get_secret_value().split(",")) if secret else None

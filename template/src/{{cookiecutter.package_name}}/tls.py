@@ -6,8 +6,7 @@ from typing import Any
 
 import grpc
 
-from discovery import CertificateError, CertificateFiles
-
+from .discovery import CertificateError, CertificateFiles
 from .settings import Settings
 
 

@@ -1,1 +1,1 @@
-"""The caller: `api` is the typed client that others import, `loop` a service that uses it."""
+"""The typed client that others import is `api`, built on `channel`; all else here is the load generator, which can be left out."""

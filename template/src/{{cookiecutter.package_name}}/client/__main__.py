@@ -1,4 +1,4 @@
-"""`python -m <package>.client`: load the settings, call until told to stop."""
+"""`python -m {{ cookiecutter.package_name }}.client`: the load generator. Reads the settings, calls until SIGTERM or SIGINT."""
 
 from .. import startup  # noqa: F401  # until the imports below are done
 
@@ -10,31 +10,32 @@ import logging
 import signal
 import sys
 
-from discovery import DiscoveryError
-
+from ..discovery import DiscoveryError
 from ..settings import Settings
-from ..settings_command import load, print_settings
+from ..settings.command import load, print_settings, qualified
+from ..settings.library import connection
 from ..telemetry import configure
 from ..tls import TlsError
-from .api import GreeterClient
-from .load_generator import Loop
+from .api import {{ cookiecutter.__service }}Client
+from .load_generator import LoadGenerator
 from .readiness import PortError, Readiness
 
 logger = logging.getLogger(__name__)
 
 
 async def call(settings: Settings) -> None:
-    """Call until a signal, then let the calls under way end."""
+    """Call until a signal, then let the calls in flight end."""
     telemetry = configure(settings, "client")
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with GreeterClient.connect(settings, telemetry.client_interceptors) as greeter:
+    arguments = {**connection(settings), "interceptors": telemetry.client_interceptors}
+    async with {{ cookiecutter.__service }}Client(**arguments) as client:
         readiness = Readiness(settings)
         await readiness.start()
         logger.info("calling %s at %g a second; health on port %d", settings.client.target, settings.client.rate, readiness.port)
-        watching = asyncio.create_task(readiness.watch(greeter))
-        await Loop(greeter, settings.client).run(stopping)
+        watching = asyncio.create_task(readiness.watch(client.channel))
+        await LoadGenerator(client, settings).run(stopping)
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
@@ -43,11 +44,11 @@ async def call(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Status 0 after a signal, 1 where the health port cannot be had, 2 for settings that cannot work."""
+    """Exit status 0 after a signal, 1 if the health port cannot be opened, 2 for settings that cannot be used."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}", description="The client. Settings come from the environment and .env."
+        prog=f"python -m {__package__}", description="The load generator. Settings come from the environment and .env."
     )
-    parser.add_argument("--print-settings", action="store_true", help="show the settings in force, and end")
+    parser.add_argument("--print-settings", action="store_true", help="print the settings in force, and exit")
     arguments = parser.parse_args()
     settings = load()
     if arguments.print_settings:
@@ -55,13 +56,13 @@ def main() -> None:
     try:
         asyncio.run(call(settings))
     except DiscoveryError as error:
-        print(f"settings: CLIENT__TARGET={settings.client.target} cannot be used: {error}", file=sys.stderr)
+        print(f"settings: {qualified('CLIENT__TARGET')}={settings.client.target} cannot be used: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except TlsError as error:
-        print(f"settings: {error}", file=sys.stderr)
+        print(f"settings: {qualified(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except PortError as error:
-        print(f"client: {error}", file=sys.stderr)
+        print(f"client: {qualified(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

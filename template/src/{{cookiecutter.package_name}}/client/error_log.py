@@ -17,7 +17,7 @@ MOST = 20
 """Reasons that are told within that time; calls that fail in ever new words must not fill the log."""
 
 
-class Troubles:
+class ErrorLog:
     """Told of every call that failed. clock: seconds, for tests."""
 
     def __init__(self, tls: Tls, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,50 +1,52 @@
-"""Calls at a steady rate, and once a second a line that says who served, how many, errors and latency; one at a new server's
-first answer, too, so that logs tell to the millisecond when it was found."""
+"""The load generator: calls at a steady rate, and once a second a log line with who served, how many, errors and latency. A new
+server's first answer has a line of its own, so that logs tell to the millisecond when it was discovered."""
 
 import asyncio
 import logging
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc.aio
 
-from ..settings import Client
-from .api import GreeterClient
-from .error_log import Troubles
+from ..calls import served_by
+from ..settings import Settings
+from .error_log import ErrorLog
 
 logger = logging.getLogger(__name__)
 
-FORGOTTEN = 600.0
+FORGOTTEN_AFTER = 600.0
 """Seconds of silence after which a server that answers is new again."""
+
+
+class Sampled(Protocol):
+    """A typed client; `sample` makes one call."""
+
+    def sample(self) -> Awaitable[object]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One call. started: `time.monotonic()` seconds.  duration: seconds.  server: who answered, empty if nobody.  code: gRPC's name."""
+    """One call. duration: seconds.   server: its name, empty if none answered.   code: gRPC's name."""
 
-    started: float
     duration: float
     server: str
     code: str
 
 
-class Loop:
-    """Makes calls by the clock, whether or not earlier ones have ended, as independent users would.
+class LoadGenerator:
+    """Makes calls by the clock, whether or not earlier ones have ended, as independent users would."""
 
-    `on_result` is told of every call.
-    """
-
-    def __init__(self, client: GreeterClient, settings: Client, on_result: Callable[[Result], None] | None = None) -> None:
+    def __init__(self, client: Sampled, settings: Settings) -> None:
         self._client = client
-        self._settings = settings
-        self._on_result = on_result
+        self._settings = settings.client
         self._results: list[Result] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._skipped = 0
-        self._troubles = Troubles(client.tls)
+        self._errors = ErrorLog(settings.tls)
         self._heard: dict[str, float] = {}  # when each server last answered
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -68,20 +70,17 @@ class Loop:
     async def _call(self) -> None:
         started = time.monotonic()
         try:
-            answer = await self._client.greet(self._settings.name)
-            server, code = answer.served_by, "OK"
+            await self._client.sample()
+            server, code = served_by.last.get() or "unknown", "OK"
         except grpc.aio.AioRpcError as error:
             server, code = "", error.code().name
-            self._troubles.failed(code, error.details() or "")
+            self._errors.failed(code, error.details() or "")
         ended = time.monotonic()
         if server:
             if server not in self._heard:
                 logger.info("first answer from %s", server, extra={"first": server})
             self._heard[server] = ended
-        result = Result(started, ended - started, server, code)
-        self._results.append(result)
-        if self._on_result is not None:
-            self._on_result(result)
+        self._results.append(Result(ended - started, server, code))
 
     async def _report(self) -> None:
         while True:
@@ -91,7 +90,7 @@ class Loop:
     def _log(self) -> None:
         results, self._results = self._results, []
         skipped, self._skipped = self._skipped, 0
-        self._heard = {server: at for server, at in self._heard.items() if at > time.monotonic() - FORGOTTEN}
+        self._heard = {server: at for server, at in self._heard.items() if at > time.monotonic() - FORGOTTEN_AFTER}
         if not results and not skipped:
             return
         served = Counter(result.server for result in results if result.server)
@@ -99,7 +98,7 @@ class Loop:
         milliseconds = sorted(result.duration * 1000 for result in results if result.code == "OK")
         quantiles = statistics.quantiles(milliseconds, n=100) if len(milliseconds) > 1 else milliseconds * 100
         latency = {"p50_ms": round(quantiles[49], 2), "p99_ms": round(quantiles[98], 2)} if milliseconds else {}
-        who = " ".join(f"{server}={count}" for server, count in sorted(served.items())) or "nobody"
+        who = " ".join(f"{server}={count}" for server, count in sorted(served.items())) or "none"
         details = {"served": dict(sorted(served.items())), "errors": dict(errors), "skipped": skipped, **latency}
         notes = [*(f"{code}={count}" for code, count in sorted(errors.items())), *([f"skipped={skipped}"] if skipped else [])]
         notes += [f"{name.replace('_ms', '')} {value} ms" for name, value in latency.items()]

@@ -1,16 +1,13 @@
-"""The client's own health: a gRPC health server for its probes, NOT_SERVING until a call could go out."""
+"""The load generator's own health, for its probes: NOT_SERVING until it has had its first connection."""
 
 import logging
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-import discovery
-from discovery.target import parse
-
-from ..probes import LIVENESS
+from .. import discovery
+from ..defaults import LIVENESS
 from ..settings import Settings
-from .api import GreeterClient
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +39,16 @@ class Readiness:
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
 
-    async def watch(self, greeter: GreeterClient) -> None:
-        """Become ready when the first set of servers is known and a connection stands. Logs why not, every ten seconds."""
+    async def watch(self, channel: grpc.aio.Channel) -> None:
+        """Become ready, once, when the first endpoints are known and a connection is open. Logs why not, every ten seconds."""
         target = self._settings.client.target
-        while parse(target).ours:
+        while discovery.parse_target(target).ours:
             try:
                 await discovery.aio.wait_until_synced(target, 10.0)
                 break
             except discovery.NotSyncedError as error:
                 logger.warning("not ready: %s", error)
-        await greeter.channel.channel_ready()
+        await channel.channel_ready()
         await self._health.set(health.OVERALL_HEALTH, health_pb2.HealthCheckResponse.SERVING)
         logger.info("ready: calls go to %s", target)
 

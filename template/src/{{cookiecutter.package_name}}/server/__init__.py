@@ -1,1 +1,17 @@
-"""The service: `servicer` is the business code, `assembly` puts everything around it, `drain` ends it."""
+"""The server: `servicer` is your service, `app` puts a server around it, `drain` ends it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service of the server; its health and its reflection entry come with it.
+
+    name: full name, such as package.v1.SomeService.   register: the generated add_..._to_server.   servicer: what it adds.
+    """
+
+    name: str
+    register: Callable[[Any, Any], object]
+    servicer: object

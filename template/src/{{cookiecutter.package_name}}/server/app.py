@@ -1,6 +1,6 @@
-"""The server put together, in reading order: servicers, health, reflection, channelz, ports."""
+"""The server put together, in reading order: services, health, reflection, channelz, ports."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,36 +10,36 @@ from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from discovery import CertificateFiles
-from greeter.v1 import greeter_pb2_grpc as rpc
-
-from ..authorization import Authorisation, RuleError
-from ..options import server_options
-from ..probes import LIVENESS
+from ..calls.authorization import Authorization, RuleError
+from ..calls.concurrency_limit import ConcurrencyLimit
+from ..calls.served_by import ServedBy
+from ..defaults import LIVENESS
+from ..discovery import CertificateFiles
 from ..settings import Settings
 from ..telemetry import Telemetry
 from ..tls import TlsError, server_credentials, server_files
-from . import servicer
-from .concurrency_limit import Admission
+from . import Service
+from .interceptors import INTERCEPTORS
+from .options import server_options
 
 
 class PortError(Exception):
-    """The port cannot be had; the text names the setting and what to do."""
+    """The port cannot be opened; the text names the setting and what to do."""
 
 
 HEALTH_CALLS = 100
-"""Calls at one time on the port for health alone; a probe is one."""
+"""Concurrent calls on the port for health alone; a probe is one."""
 
 
 @dataclass
-class Assembled:
-    """A server that is ready to start. Hold on to it: gRPC lets a server that nobody references vanish."""
+class App:
+    """A server that is ready to start. Keep a reference: gRPC collects a server that nothing references."""
 
     server: grpc.aio.Server
     health: health.aio.HealthServicer
     port: int
     health_server: grpc.aio.Server | None
-    """For probes in plaintext, where it is wanted."""
+    """For probes in plaintext, if there is one."""
     health_port: int | None
     certificates: CertificateFiles | None
     unsubscribe: Callable[[], object] = lambda: None
@@ -53,52 +53,53 @@ class Assembled:
             await self.health_server.start()
 
     async def close(self) -> None:
-        """After the drain, which ends `server`: probes have heard of it all the while."""
+        """After the drain, which ends `server`: until then probes are answered."""
         self.unsubscribe()
         if self.health_server is not None:
             await self.health_server.stop(0)
 
 
-async def assemble(settings: Settings, telemetry: Telemetry) -> Assembled:
-    """Everything but the start. Raises PortError where a port is taken or the address is not this machine's, TlsError
-    where certificates cannot be used."""
+async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Service]) -> App:
+    """Everything but the start. Raises PortError where a port is taken or the address is not this machine's, TlsError where
+    certificates cannot be used."""
     certificates = server_files(settings)
     mutual = settings.tls.mode == "mtls"
-    server = grpc.aio.server(options=server_options(settings))
-    admission = Admission(settings.server.max_concurrent_rpcs)
-    allowed = settings.tls.allowed_clients
-    on: Callable[[Any], Any] = _everyone if allowed is None else _rules(allowed).on
-    rpc.add_GreeterServiceServicer_to_server(servicer.Greeter(settings.server.name), admission.on(on(telemetry.on(server))))
+    server = grpc.aio.server(options=server_options(settings), interceptors=INTERCEPTORS)
+    named = ServedBy(settings.server.name)
+    restricted = _authorized(named.on(server), settings)
+    limited = ConcurrencyLimit(settings.server.max_concurrent_rpcs).on(_authorized(telemetry.on(named.on(server)), settings))
+    for service in services:
+        service.register(service.servicer, limited)
 
-    healths = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
-    for name in (health.OVERALL_HEALTH, servicer.NAME, LIVENESS):
-        await healths.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, named.on(server))
+    names = [service.name for service in services]
+    for name in (health.OVERALL_HEALTH, *names, LIVENESS):
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
 
-    # What tells of the inside is not for everyone whom mTLS lets in, unless somebody says so.
+    # Under mTLS the server's insides are not for every client, unless a setting says so.
     if settings.server.reflection if settings.server.reflection is not None else not mutual:
-        names = [servicer.NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), on(server))
+        listed = [*names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(listed), restricted)
     if settings.server.channelz if settings.server.channelz is not None else not mutual:
-        channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), on(server))
+        channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), restricted)
 
     credentials = None if certificates is None else server_credentials(certificates, require_client=mutual)
     port = _open(server, settings, "PORT", settings.server.port, credentials)
     health_server, health_port = None, None
     if settings.server.health_port is not None:
         health_server = grpc.aio.server(options=server_options(settings), maximum_concurrent_rpcs=HEALTH_CALLS)
-        health_pb2_grpc.add_HealthServicer_to_server(healths, health_server)
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, named.on(health_server))
         health_port = _open(health_server, settings, "HEALTH_PORT", settings.server.health_port, None)
-    return Assembled(server, healths, port, health_server, health_port, certificates)
+    return App(server, health_servicer, port, health_server, health_port, certificates)
 
 
-def _everyone(server: Any) -> Any:
-    return server
-
-
-def _rules(allowed: Any) -> Authorisation:
+def _authorized(server: Any, settings: Settings) -> Any:
+    """The server behind the rules about who may call, if there are any."""
+    if settings.tls.allowed_clients is None:
+        return server
     try:
-        return Authorisation(allowed)
+        return Authorization(settings.tls.allowed_clients).on(server)
     except RuleError as error:
         raise TlsError(f"TLS__ALLOWED_CLIENTS cannot be used: {error}") from None
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..settings import Drain
-from .app import Assembled
+from .app import App
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +35,22 @@ class Signals:
 
 
 async def drain(
-    assembled: Assembled, settings: Drain, at_once: asyncio.Event, deregister: Callable[[], Awaitable[None]] | None = None
+    app: App, settings: Drain, at_once: asyncio.Event, deregister: Callable[[], Awaitable[None]] | None = None
 ) -> None:
     """End the server; `at_once` cuts the wait and the grace short. Seconds as in the settings."""
     if deregister is not None:
         # A registry that does not answer must not use up the pod's time; its lease ends the entry by itself.
         await asyncio.wait({asyncio.ensure_future(deregister())}, timeout=DEREGISTER)
-    await assembled.health.enter_graceful_shutdown()
+    await app.health.enter_graceful_shutdown()
     logger.info(
         "draining: not serving any more, waiting %g s, then up to %g s for calls under way", settings.wait, settings.grace
     )
     await _first_of(asyncio.sleep(settings.wait), at_once.wait())
     # Not gRPC's own grace: when that ends while another stop is under way, one of the two uses what the other has freed.
-    stopping = asyncio.ensure_future(assembled.server.stop(FOR_EVER))
+    stopping = asyncio.ensure_future(app.server.stop(FOR_EVER))
     await _first_of(asyncio.shield(stopping), asyncio.sleep(0 if at_once.is_set() else settings.grace), at_once.wait())
     if not stopping.done():
-        await assembled.server.stop(None)
+        await app.server.stop(None)
     await stopping
     logger.info("stopped")
 

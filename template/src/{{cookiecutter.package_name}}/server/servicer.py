@@ -1,43 +1,47 @@
-"""The business code: this is the file to edit."""
+"""Your service: replace the example, and list every service of the server at the end."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any
 
 import grpc
+import grpc.aio
 
-from greeter.v1 import greeter_pb2 as pb
-from greeter.v1 import greeter_pb2_grpc as rpc
-
-Context = Any
-"""grpc.aio.ServicerContext, for every pair of messages."""
-
-NAME = pb.DESCRIPTOR.services_by_name["GreeterService"].full_name
-"""The service's full name, under which its health is asked for."""
+from ..settings import Settings
+from ..v1 import {{ cookiecutter.package_name }}_pb2 as pb
+from ..v1 import {{ cookiecutter.package_name }}_pb2_grpc as rpc
+from . import Service
 
 
-class Greeter(rpc.GreeterServiceServicer):
-    """Greets, and says which server did. `served_by` is this server's name."""
-
-    def __init__(self, served_by: str) -> None:
-        self._served_by = served_by
+class {{ cookiecutter.__service }}Servicer(rpc.{{ cookiecutter.__service }}ServiceServicer):
+    """Greets people."""
 
     async def Greet(  # noqa: N802
-        self, request: pb.GreetRequest, context: Context
+        self, request: pb.GreetRequest, context: grpc.aio.ServicerContext[pb.GreetRequest, pb.GreetResponse]
     ) -> pb.GreetResponse:
-        return pb.GreetResponse(message=f"Hello, {request.name or 'stranger'}!", served_by=self._served_by)
+        return pb.GreetResponse(message=f"Hello, {request.name or 'stranger'}!")
 
     async def WatchGreetings(  # noqa: N802
-        self, request: pb.WatchGreetingsRequest, context: Context
+        self, request: pb.WatchGreetingsRequest, context: grpc.aio.ServicerContext[pb.WatchGreetingsRequest, pb.WatchGreetingsResponse]
     ) -> AsyncIterator[pb.WatchGreetingsResponse]:
         interval = request.interval.ToTimedelta().total_seconds() if request.HasField("interval") else 1.0
         if not 0.001 <= interval <= 3600:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"interval is {interval:g} s; it must be between 1 ms and 1 h")
         for number in count(1):
-            yield pb.WatchGreetingsResponse(
-                message=f"Hello number {number}, {request.name or 'stranger'}!", served_by=self._served_by
-            )
+            yield pb.WatchGreetingsResponse(message=f"Hello number {number}, {request.name or 'stranger'}!")
             if number == request.count:
                 return
             await asyncio.sleep(interval)
+
+
+@asynccontextmanager
+async def services(settings: Settings) -> AsyncIterator[list[Service]]:
+    """Every service of the server. What is opened before the `yield` is open before the first call; it is closed after the drain."""
+    yield [
+        Service(
+            pb.DESCRIPTOR.services_by_name["{{ cookiecutter.__service }}Service"].full_name,
+            rpc.add_{{ cookiecutter.__service }}ServiceServicer_to_server,
+            {{ cookiecutter.__service }}Servicer(),
+        ),
+    ]

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pool
 
-from .handlers import Wrapping, behaviour_of, rebuilt
+from .method_handlers import Wrapping, behavior_of, rebuilt
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class RuleError(Exception):
     """A rule that can never fit; the text names it and what to write."""
 
 
-class Authorisation:
+class Authorization:
     """Rules that are asked at every call. `allowed`: names that may call everything, or names by method.
 
     A method is `package.Service/Method`, `package.Service/*` or `*`; the closest alone counts, and what none fits is
@@ -45,25 +45,25 @@ class Authorisation:
     def wrap(self, method: str, handler: Any) -> Any:
         """A handler that does the same for those who may call it; PERMISSION_DENIED and a line in the log for others."""
         names = self._names(method)
-        behaviour = behaviour_of(handler)
+        behavior = behavior_of(handler)
 
         async def one(request: Any, context: Any) -> Any:
             if reason := denied(method, names, context):
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
-            return await behaviour(request, context)
+            return await behavior(request, context)
 
         async def several(request: Any, context: Any) -> AsyncIterator[Any]:
             if reason := denied(method, names, context):
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
-            async for answer in behaviour(request, context):
+            async for answer in behavior(request, context):
                 yield answer
 
         def blocking(request: Any, context: Any) -> Any:
             if reason := denied(method, names, context):
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
-            return behaviour(request, context)
+            return behavior(request, context)
 
-        asked = several if inspect.isasyncgenfunction(behaviour) else one if inspect.iscoroutinefunction(behaviour) else blocking
+        asked = several if inspect.isasyncgenfunction(behavior) else one if inspect.iscoroutinefunction(behavior) else blocking
         return rebuilt(handler, asked)
 
     def _names(self, method: str) -> Names:

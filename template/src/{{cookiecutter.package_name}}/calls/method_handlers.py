@@ -40,16 +40,16 @@ class _Wrapped(grpc.GenericRpcHandler):
         return known
 
 
-def behaviour_of(handler: Any) -> Callable[..., Any]:
+def behavior_of(handler: Any) -> Callable[..., Any]:
     """The one function of a handler's four that is there."""
     found: Callable[..., Any] = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     return found
 
 
-def rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
+def rebuilt(handler: Any, behavior: Callable[..., Any]) -> Any:
     """A handler of the same kind that does something else."""
     make: Any = _MAKERS[handler.request_streaming, handler.response_streaming]
-    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+    return make(behavior, handler.request_deserializer, handler.response_serializer)
 
 
 _MAKERS = {

@@ -1,19 +1,11 @@
-"""Every setting of server and client: environment, `.env` and mounted files in, one checked, immutable value out.
+"""The settings by section, each with its default and what it does. `own` has yours."""
 
-A name is the path through the sections below, in capitals, joined by two underscores: SERVER__DRAIN__WAIT. A single
-underscore would collide with the variables that Kubernetes sets for every Service (GREETER_SERVER_PORT=tcp://...).
-Both commands read all sections, because some rules are about both sides of a connection.
-"""
-
-import os
 import socket
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NestedSecretsSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from . import validation as contradictions
-from .defaults import SERVER_NAME, SERVICE, TARGET
+from ..defaults import SERVER_NAME, SERVICE, TARGET
 from .durations import Duration
 
 Positive = Annotated[Duration, Field(gt=0)]
@@ -135,8 +127,6 @@ class Client(Section):
     """Where the servers are: scheme:///name, see docs on targets."""
     rate: Annotated[float, Field(gt=0, le=100_000)] = 1.0
     """Requests a second that the loop makes."""
-    name: str = "world"
-    """Whom to greet."""
     timeout: Positive = 2.0
     """The deadline of a call, retries included."""
     stream_timeout: Positive = 3600.0
@@ -259,46 +249,3 @@ class Log(Section):
     """From which level on."""
     format: Literal["console", "json"] = "console"
     """Lines for people or for machines."""
-
-
-class Settings(BaseSettings):
-    """All of it."""
-
-    model_config = SettingsConfigDict(
-        env_nested_delimiter="__",
-        env_file=".env",
-        extra="ignore",
-        frozen=True,
-        env_parse_none_str="none",
-        nested_model_default_partial_update=True,
-    )
-
-    server: Server = Server()
-    client: Client = Client()
-    discovery: Discovery = Discovery()
-    registration: Registration = Registration()
-    tls: Tls = Tls()
-    telemetry: Telemetry = Telemetry()
-    log: Log = Log()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Mounted files, one a setting, in the directory that SETTINGS_DIR names: what a Secret looks like in a pod."""
-        sources = (init_settings, env_settings, dotenv_settings)
-        directory = os.environ.get("SETTINGS_DIR")
-        if not directory:
-            return sources
-        mounted: Any = NestedSecretsSettingsSource(file_secret_settings, secrets_dir=directory, secrets_nested_delimiter="__")
-        return (*sources, mounted)
-
-    @model_validator(mode="after")
-    def _nothing_contradicts(self) -> "Settings":
-        contradictions.check(self)
-        return self

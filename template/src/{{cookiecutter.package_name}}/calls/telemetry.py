@@ -1,6 +1,6 @@
 """What is told of every call: metrics with the names of OpenTelemetry's semantic conventions for RPC, and on the server spans.
 
-The server's handlers are wrapped once, when they are registered: an interceptor costs a fifth of a small call (handlers.py), and
+The server's handlers are wrapped once, when they are registered: an interceptor costs a fifth of a small call (method_handlers.py), and
 the instrumentation package's another fifth, for calls that are mostly not sampled.
 """
 
@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from opentelemetry import metrics, propagate, trace
 
-from .handlers import Wrapping
+from .method_handlers import Wrapping
 
 Context = Any
 """grpc.aio.ServicerContext, whose type stub wants the messages' types; what is here sees all of them."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .durations import text
 
 if TYPE_CHECKING:
-    from .settings import Settings
+    from .sources import Settings
 
 SLACK = 5.0
 """Seconds that a pod needs beside its drain: signals, telemetry's last export, the interpreter's end."""

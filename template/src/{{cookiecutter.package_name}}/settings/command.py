@@ -1,31 +1,44 @@
 """Settings for people: loaded with one sentence for a mistake, printed as they are in force, listed as a table."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from ..defaults import PREFIX
 from .durations import text
-from .settings import Settings
+from .sources import Settings, SettingsError, leaves
 
 
 def load() -> Settings:
-    """The settings in force. Ends the program with status 2, and a sentence for each mistake, where they cannot be used."""
+    """The settings in force. Exits with status 2, and a sentence for each mistake, where they cannot be used."""
     try:
         return Settings()
     except ValidationError as error:
-        for sentence in sentences(error):
-            print(f"settings: {sentence}", file=sys.stderr)
-    except Exception as error:  # pydantic-settings wraps what it cannot even parse, such as a list that is no JSON
-        print(f"settings: {error}; {error.__cause__ or 'see the documentation of settings'}", file=sys.stderr)
+        problems = [qualified(sentence) for sentence in sentences(error)]
+    except SettingsError as error:
+        problems = str(error).splitlines()
+    except ValueError as error:  # pydantic-settings wraps what it cannot even parse, such as a list that is not JSON
+        problems = [f"{error}; {error.__cause__ or 'docs/configuration.md lists all settings'}"]
+    for problem in problems:
+        print(f"settings: {problem}", file=sys.stderr)
     raise SystemExit(2)
 
 
+_NAMES = re.compile(rf"(?<!\w)(?={'|'.join(f'{name.upper()}__' for name in Settings.model_fields)})")
+
+
+def qualified(text: str) -> str:
+    """A text whose settings' names get the prefix that they have in the environment."""
+    return _NAMES.sub(PREFIX, text)
+
+
 def sentences(error: ValidationError) -> Iterator[str]:
-    """What is wrong, a sentence each, with the name that the user wrote."""
+    """What is wrong, a sentence each, with the name that the user wrote, less the prefix."""
     for mistake in error.errors():
         names = [
             str(part).upper()
@@ -34,28 +47,15 @@ def sentences(error: ValidationError) -> Iterator[str]:
         ]
         if not names:
             yield from str(mistake["ctx"]["error"]).splitlines()
-        elif mistake["type"] == "extra_forbidden":
-            yield f"{'__'.join(names)} is no setting; --print-settings lists all of them"
         else:
             written = "__".join(names)
-            wrong = "***" if any(name.startswith(written) for name in _secrets()) else repr(mistake["input"])
-            yield f"{written}={wrong} cannot be: {mistake['msg'].removeprefix('Value error, ')}"
+            secret = any(name.removeprefix(PREFIX).startswith(written) for name in _secrets())
+            yield f"{written}={'***' if secret else repr(mistake['input'])} cannot be: {mistake['msg'].removeprefix('Value error, ')}"
 
 
 def _secrets() -> Iterator[str]:
     """The settings that are never shown, nor is what holds them."""
     return (name for name, field, _ in leaves(Settings) if "SecretStr" in repr(field.annotation))
-
-
-def leaves(section: BaseModel | type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, FieldInfo, Any]]:
-    """(environment name, field, value) of every setting below a section; of a class, the defaults."""
-    model = section if isinstance(section, type) else type(section)
-    for name, field in model.model_fields.items():
-        value = field.get_default(call_default_factory=False) if isinstance(section, type) else getattr(section, name)
-        if isinstance(value, BaseModel):
-            yield from leaves(value if not isinstance(section, type) else type(value), (*path, name))
-        else:
-            yield "__".join((*path, name)).upper(), field, value
 
 
 def show(field: FieldInfo, value: Any) -> str:
@@ -89,7 +89,7 @@ def markdown() -> str:
     """A table of every setting, for the documentation."""
     lines = ["| setting | default | what it is |", "|---|---|---|"]
     for name, field, value in leaves(Settings):
-        default = "the host's name" if name == "SERVER__NAME" else f"`{show(field, value)}`" if value != "" else "empty"
+        default = "the host's name" if name == f"{PREFIX}SERVER__NAME" else f"`{show(field, value)}`" if value != "" else "empty"
         lines.append(f"| `{name}` | {default} | {' '.join((field.description or '').split())} |")
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,89 @@
+"""The metadata `x-served-by`: every call's initial metadata names the server that answers it."""
+
+import inspect
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any
+
+from .method_handlers import Wrapping, behavior_of, rebuilt
+
+KEY = "x-served-by"
+
+last: ContextVar[str] = ContextVar("last_served_by", default="")
+"""In a client: the server that answered this task's last call, empty for none."""
+
+
+def of(metadata: Any) -> str:
+    """The server's name in a call's initial metadata; empty where it is not there."""
+    return next((value for key, value in metadata or () if key == KEY), "")
+
+
+class ServedBy:
+    """Adds the server's name to the calls of the services that are registered through `on`."""
+
+    def __init__(self, name: str) -> None:
+        # Metadata is ASCII (gRPC over HTTP/2); a host's name is, a setting may be anything.
+        self._entry = (KEY, name.encode("ascii", "replace").decode())
+
+    def on(self, server: Any) -> Any:
+        """What a generated `add_..._to_server` is given in the place of the server."""
+        return Wrapping(server, self.wrap)
+
+    def wrap(self, method: str, handler: Any) -> Any:
+        """A handler that does the same, and whose call carries the name."""
+        behavior, entry = behavior_of(handler), self._entry
+
+        async def one(request: Any, context: Any) -> Any:
+            named = _Context(context, entry)
+            try:
+                return await behavior(request, named)
+            finally:
+                await named.send()
+
+        async def several(request: Any, context: Any) -> AsyncIterator[Any]:
+            named = _Context(context, entry)
+            try:
+                async for answer in behavior(request, named):
+                    await named.send()
+                    yield answer
+            finally:
+                await named.send()
+
+        def blocking(request: Any, context: Any) -> Any:
+            context.send_initial_metadata((entry,))
+            return behavior(request, context)
+
+        wrapped = several if inspect.isasyncgenfunction(behavior) else one if inspect.iscoroutinefunction(behavior) else blocking
+        return rebuilt(handler, wrapped)
+
+
+class _Context:
+    """A call's context whose initial metadata, whoever sends it, has the name as well. gRPC sends initial metadata once."""
+
+    __slots__ = ("_context", "_entry", "_sent")
+
+    def __init__(self, context: Any, entry: tuple[str, str]) -> None:
+        self._context = context
+        self._entry = entry
+        self._sent = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def send(self, metadata: Any = ()) -> None:
+        if not self._sent:
+            self._sent = True
+            await self._context.send_initial_metadata((self._entry, *metadata))
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        if self._sent:
+            await self._context.send_initial_metadata(metadata)  # gRPC's own error for a second time
+        await self.send(metadata)
+
+    async def write(self, message: Any) -> None:
+        await self.send()
+        await self._context.write(message)
+
+    async def abort(self, *arguments: Any, **more: Any) -> None:
+        await self.send()
+        await self._context.abort(*arguments, **more)

@@ -1,0 +1,125 @@
+"""Where settings come from, the first that has a name wins: the environment, `.env`, and a folder with one file a setting, which
+is what a Secret looks like in a pod."""
+
+import contextlib
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import dotenv
+from pydantic import BaseModel, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ..defaults import PREFIX
+from . import validation
+from .own import Service
+from .sections import Client, Discovery, Log, Registration, Server, Telemetry, Tls
+
+DOTENV = ".env"
+DIRECTORY = f"{PREFIX}SETTINGS_DIR"
+"""The variable that names the folder."""
+
+
+class SettingsError(Exception):
+    """Settings that cannot be read; the text has a sentence a line, each of which names the setting or the file."""
+
+
+class _Source(EnvSettingsSource):
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        found = read(os.environ)
+        if problems := list(_unknown(found)):
+            raise SettingsError("\n".join(problems))
+        return {name.lower(): value for name, (value, _) in found.items()}
+
+
+class Settings(BaseSettings):
+    """All of it. Raises pydantic.ValidationError, or SettingsError for what cannot even be read."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
+        env_parse_none_str="none",
+        nested_model_default_partial_update=True,
+    )
+
+    server: Server = Server()
+    client: Client = Client()
+    discovery: Discovery = Discovery()
+    registration: Registration = Registration()
+    tls: Tls = Tls()
+    telemetry: Telemetry = Telemetry()
+    log: Log = Log()
+    service: Service = Service()
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: object, **unused: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, as tests give them, then everything else."""
+        return init_settings, _Source(settings_cls)
+
+    @model_validator(mode="after")
+    def _valid_together(self) -> "Settings":
+        validation.check(self)
+        return self
+
+
+def read(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Every name with the prefix, in capitals, its value and where it was found. Raises SettingsError."""
+    found = _mounted(environment.get(DIRECTORY, ""))
+    if os.path.exists(DOTENV):
+        with _readable(f"the file {DOTENV}"):
+            found |= _prefixed({name: value or "" for name, value in dotenv.dotenv_values(DOTENV, encoding="utf-8").items()}, DOTENV)
+    found |= _prefixed(environment, "the environment")
+    found.pop(DIRECTORY, None)
+    return found
+
+
+def _prefixed(values: Mapping[str, str], origin: str) -> dict[str, tuple[str, str]]:
+    return {name.upper(): (value, origin) for name, value in values.items() if name.upper().startswith(PREFIX)}
+
+
+def _mounted(directory: str) -> dict[str, tuple[str, str]]:
+    if not directory:
+        return {}
+    found: dict[str, tuple[str, str]] = {}
+    with _readable(f"{DIRECTORY}={directory}"):
+        for path in sorted(Path(directory).iterdir()):
+            if path.name.upper().startswith(PREFIX):
+                with _readable(f"the file {path}"):
+                    found[path.name.upper()] = (path.read_text(encoding="utf-8").strip(), str(path))
+    return found
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turns what reading a file raises into a sentence that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(f"{name} cannot be read: {error.strerror}") from None
+    except UnicodeError:
+        raise SettingsError(f"{name} cannot be read: it is not UTF-8 text") from None
+
+
+def _unknown(found: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    known = [name for name, _, _ in leaves(Settings)]
+    for name, (_, origin) in found.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            yield f"{name} in {origin} is not a setting; " + (f"did you mean {near[0]}?" if near else "--print-settings lists all")
+
+
+def leaves(section: BaseModel | type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, FieldInfo, object]]:
+    """(environment name, field, value) of every setting below a section; of a class, the defaults."""
+    model = section if isinstance(section, type) else type(section)
+    for name, field in model.model_fields.items():
+        value = field.get_default(call_default_factory=False) if isinstance(section, type) else getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from leaves(value if not isinstance(section, type) else type(value), (*path, name))
+        else:
+            yield PREFIX + "__".join((*path, name)).upper(), field, value
