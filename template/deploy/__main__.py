@@ -1,16 +1,18 @@
 """`python -m deploy COMMAND`: what make's targets of image and deployment do. Variables choose: see site.py, or `make help`."""
 
 import argparse
+import base64
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 
-from . import image, logs, project, secrets
+from . import image, logs
 from .kubectl import Kubectl
 from .manifests import CLIENT, NAME, PART_OF, SERVER
 from .pods import ready
 from .rollout import Rollout, labelled, undeploy, wait
-from .site import FOLDER, RefusedError, Site, need, run, variables
+from .site import FOLDER, SLUG, RefusedError, Site, need, run, variables
 
 _SERVERS = f"--selector={PART_OF},{NAME}={SERVER}"
 _SIGKILL = """
@@ -46,20 +48,33 @@ class Commands:
         need(
             "kind", "it makes clusters of containers: https://kind.sigs.k8s.io; any other cluster will do as well, see KUBECONFIG"
         )
-        command = ("kind", "create", "cluster", f"--name={project.SLUG}", f"--config={FOLDER / 'kind.yaml'}")
+        command = ("kind", "create", "cluster", f"--name={SLUG}", f"--config={FOLDER / 'kind.yaml'}")
         if self.site.dry_run:
             print("would run: " + " ".join(command))
         else:
             run(*command)
 
     def secrets(self) -> None:
-        """certificates of make certs into the cluster"""
+        """what make certs has written, as the Secrets of components/mtls, in cert-manager's layout"""
         self.kubectl.check_cluster()
         self._namespace()
-        secrets.write(self.kubectl, self.site.dry_run)
+        for name in (SERVER, CLIENT):
+            folder = FOLDER.parent / "certs" / name.rpartition("-")[2]
+            try:
+                data = {file: base64.b64encode((folder / file).read_bytes()).decode() for file in ("tls.crt", "tls.key", "ca.crt")}
+            except OSError as error:
+                raise RefusedError(f"{error.filename} cannot be read: {error.strerror}; make certs writes it") from None
+            if self.site.dry_run:
+                print(f"would write the Secret {name}-tls from {folder}")
+                continue
+            secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": f"{name}-tls"}, "data": data}
+            # Server-side, or kubectl would keep a copy of the key in an annotation.
+            who = ("--server-side", "--force-conflicts", "--field-manager=make-secrets")
+            self.kubectl.call("apply", "--filename=-", *who, given=json.dumps(secret))
+            print(f"Secret {name}-tls written in the namespace {self.kubectl.own_namespace()}; pods have it within a minute and a half")
 
     def deploy(self) -> None:
-        """build, deliver, apply, wait, prune"""
+        """build, deliver, apply, wait, delete what is no longer wanted"""
         site, name = self.site, image.name(self.site)
         self.kubectl.check_cluster()
         if site.build:
@@ -82,16 +97,16 @@ class Commands:
             return
         print(f"deploying {name} in mode {site.discovery} to the namespace {self.kubectl.own_namespace()}", flush=True)
         rollout.run()
-        print(f"{project.SLUG} runs; make logs shows who serves, make status its pods")
+        print(f"{SLUG} runs; make logs shows who serves, make status its pods")
 
     def _namespace(self) -> bool:
-        """Make it where it is not there; tells whether it is."""
+        """Make it where it does not exist; whether it does."""
         name = self.kubectl.own_namespace()
         try:
             if self.kubectl.get("namespace", name):
                 return True
         except RefusedError:
-            return True  # one may not ask; the next command will tell
+            return True  # not allowed to ask; the next command will tell
         if not self.site.dry_run:
             self.kubectl.call("create", "namespace", name)
             print(f"namespace {name} made; undeploy leaves it")
@@ -111,7 +126,7 @@ class Commands:
         kinds = "deployments,statefulsets,horizontalpodautoscalers,poddisruptionbudgets,services,endpointslices,pods"
         shown = self.kubectl.call("get", kinds, f"--selector={PART_OF}", "--output=wide")
         print(
-            shown or f"nothing of {project.SLUG} is in the namespace {self.kubectl.own_namespace()}; make deploy",
+            shown or f"nothing of {SLUG} is in the namespace {self.kubectl.own_namespace()}; make deploy",
             end="\n" if not shown else "",
         )
 
@@ -123,12 +138,13 @@ class Commands:
     def scale(self, count: str) -> None:
         """change the number of servers"""
         if not count.isdigit():
-            raise RefusedError(f"N={count} is no number of servers; write for example make scale N=5")
+            raise RefusedError(f"N={count} is not a number of servers; write for example make scale N=5")
         self._change("scale", f"deployment/{SERVER}", f"--replicas={count}")
 
     def restart(self) -> None:
         """replace all pods, one after the other"""
-        for name in (SERVER, CLIENT):
+        found = self.kubectl.get("deployments", f"--selector={PART_OF}").get("items", [])
+        for name in sorted((item["metadata"]["name"] for item in found), reverse=True):  # servers before clients
             self._change("rollout", "restart", f"deployment/{name}")
 
     def _change(self, *arguments: str) -> None:
@@ -145,9 +161,9 @@ class Commands:
         self.kubectl.check_cluster()
         pods = ready(self.kubectl, _SERVERS)
         if pod and pod not in pods:
-            raise RefusedError(f"POD={pod} is no ready server of {project.SLUG}; there are: {', '.join(pods) or 'none'}")
+            raise RefusedError(f"POD={pod} is not a ready server of {SLUG}; there are: {', '.join(pods) or 'none'}")
         if not pods:
-            raise RefusedError(f"no server of {project.SLUG} is ready in {self.kubectl.own_namespace()}; make status shows why")
+            raise RefusedError(f"no server of {SLUG} is ready in {self.kubectl.own_namespace()}; make status shows why")
         chosen = pod or pods[0]
         if self.site.dry_run:
             print(f"would send SIGKILL to the server in pod {chosen}")

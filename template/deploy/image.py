@@ -4,11 +4,12 @@ import hashlib
 import shlex
 import shutil
 import subprocess
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
-from . import project
 from .kubectl import Kubectl
-from .site import FOLDER, RefusedError, Site, need, run
+from .site import FOLDER, IMAGE, RefusedError, Site, need, run
 
 ROOT = FOLDER.parent
 LOADERS = {
@@ -21,26 +22,40 @@ LOADERS = {
 
 def name(site: Site) -> str:
     """The site's image, or one whose tag changes when, and only when, something in it does."""
-    return site.image or f"{project.IMAGE}:{version(site)}"
+    return site.image or f"{IMAGE}:{version(site)}"
 
 
 def version(site: Site) -> str:
-    """A hash of all that the image is made of."""
+    """A hash of all that the image is made of: the names below the project, and the content; the Dockerfile sets the modes."""
     digest = hashlib.sha256(site.base_image.encode())
-    inputs = [ROOT / "Dockerfile", ROOT / "requirements" / "image.lock", *sorted((ROOT / "src").rglob("*"))]
-    for path in inputs:
-        if path.is_file() and not {"__pycache__", "tests"} & set(path.parts) and path.suffix != ".pyi":
-            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    for path in (ROOT / "Dockerfile", ROOT / ".dockerignore", ROOT / "requirements" / "image.lock", *_sources()):
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
+
+
+def _sources() -> list[Path]:
+    """What COPY takes from src: the files that no `**/` line of .dockerignore excludes."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    excluded = [line.removeprefix("**/") for line in lines if line.startswith("**/")]
+    return sorted(
+        path
+        for path in (ROOT / "src").rglob("*")
+        if path.is_file() and not any(fnmatch(part, name) for part in path.relative_to(ROOT).parts for name in excluded)
+    )
 
 
 def build(site: Site) -> str:
     """Build it; returns its name."""
     tool = site.tool()
+    for proto in (ROOT / "proto").rglob("*.proto"):
+        stub = ROOT / "src" / proto.relative_to(ROOT / "proto").with_name(f"{proto.stem}_pb2.py")
+        if not stub.exists():
+            raise RefusedError(f"{proto.relative_to(ROOT)} has no stubs in src to put into the image; make stubs generates them")
     arguments = [f"--build-arg=BASE_IMAGE={site.base_image}"] if site.base_image else []
     # buildah keeps no layers unless it is told to.
     arguments += ["--layers"] if Path(tool).name == "buildah" else []
-    labels = {"description": project.DESCRIPTION, "revision": _revision()}
+    described = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("description", "")
+    labels = {"description": described, "revision": _revision()}
     arguments += [f"--label=org.opencontainers.image.{key}={value}" for key, value in labels.items() if value]
     _run(site, tool, "build", *arguments, f"--build-arg=VERSION={version(site)}", "--tag", name(site), str(ROOT))
     return name(site)

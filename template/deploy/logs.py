@@ -1,4 +1,4 @@
-"""One view of all pods' logs, each in its colour; pods that come are followed, too."""
+"""One view of all pods' logs, each in its color; new pods are followed, too."""
 
 import itertools
 import json
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from . import project
 from .kubectl import Kubectl
 from .manifests import PART_OF
+from .site import SLUG
 
-COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+COLORS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 """Of terminals; red is for errors."""
 
-_POD = re.compile(rf"\b{project.SLUG}-" + r"(server-[a-z0-9]+-[a-z0-9]{5}\b)")
+_POD = re.compile(rf"\b{SLUG}-" + r"(server-[a-z0-9]+-[a-z0-9]{5}\b)")
 """A server's name, of which every pod of the project has the beginning."""
 
 
@@ -28,14 +28,14 @@ class Container:
 
     pod: str
     name: str
-    colour: int
+    color: int
     read: str = ""
     open: bool = False
 
 
 def follow(kubectl: Kubectl) -> None:
-    """Until interrupted. What an API server's absence has cut off is read on from the same line."""
-    colours = itertools.cycle(COLOURS if sys.stdout.isatty() else (0,))
+    """Until interrupted. Where an API server's absence has cut a log off, it goes on from the same line."""
+    colors = itertools.cycle(COLORS if sys.stdout.isatty() else (0,))
     of_pod: dict[str, int] = {}
     known: dict[tuple[str, int], Container] = {}
     running: list[subprocess.Popen[str]] = []
@@ -46,11 +46,11 @@ def follow(kubectl: Kubectl) -> None:
                 if not {"running", "terminated"} & status["state"].keys():
                     continue
                 run = (pod["metadata"]["uid"], int(status["restartCount"]))
-                colour = of_pod[name] if name in of_pod else of_pod.setdefault(name, next(colours))
-                container = known.setdefault(run, Container(name, status["name"], colour))
+                color = of_pod[name] if name in of_pod else of_pod.setdefault(name, next(colors))
+                container = known.setdefault(run, Container(name, status["name"], color))
                 if not container.open:
                     container.open = True
-                    # What was said long before anybody looked is old news; a pod that comes now is told from its beginning.
+                    # Of what runs already, the last lines; a pod that starts now is shown from its beginning.
                     since = f"--since-time={container.read}" if container.read else "--since=10s"
                     stream = _open(
                         kubectl, running, "logs", "--follow", "--timestamps", since, f"--container={container.name}", name
@@ -70,7 +70,7 @@ def _open(kubectl: Kubectl, running: list[subprocess.Popen[str]], *arguments: st
 
 
 def _pods(kubectl: Kubectl, running: list[subprocess.Popen[str]]) -> Iterator[dict[str, Any]]:
-    """Every state of every pod of the project; a watch that ends is begun anew, and tells them all again."""
+    """Every state of every pod of the project; a watch that ends is started again, and then shows them all again."""
     while True:
         buffer = ""
         for line in _open(kubectl, running, "get", "pods", f"--selector={PART_OF}", "--watch", "--output=json"):
@@ -82,17 +82,17 @@ def _pods(kubectl: Kubectl, running: list[subprocess.Popen[str]]) -> Iterator[di
 
 
 def _show(container: Container, stream: IO[str]) -> None:
-    begin, end = (f"\033[{container.colour}m", "\033[0m") if container.colour else ("", "")
-    label = f"{begin}{container.pod.removeprefix(f'{project.SLUG}-'):<24}{end}"
+    begin, end = (f"\033[{container.color}m", "\033[0m") if container.color else ("", "")
+    label = f"{begin}{container.pod.removeprefix(f'{SLUG}-'):<24}{end}"
     for line in stream:
         moment, _, text = line.rstrip("\n").partition(" ")
         if moment > container.read:
             container.read = moment
-            print(f"{label} {readable(text, colour=bool(container.colour))}", flush=True)
+            print(f"{label} {readable(text, color=bool(container.color))}", flush=True)
     container.open = False
 
 
-def readable(line: str, *, colour: bool = False) -> str:
+def readable(line: str, *, color: bool = False) -> str:
     """A line of JSON as a person reads it; any other as it is."""
     try:
         said = json.loads(line)
@@ -102,4 +102,4 @@ def readable(line: str, *, colour: bool = False) -> str:
     message = _POD.sub(r"\1", str(message))
     if level in ("INFO", "DEBUG"):
         return message
-    return f"\033[31m{level}\033[0m {message}" if colour else f"{level} {message}"
+    return f"\033[31m{level}\033[0m {message}" if color else f"{level} {message}"

@@ -6,23 +6,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import project
 from .kubectl import Kubectl
-from .site import FOLDER, Site
+from .site import FOLDER, IMAGE, SLUG, Site
 
-SERVER = f"{project.SLUG}-server"
-CLIENT = f"{project.SLUG}-client"
+SERVER = f"{SLUG}-server"
+CLIENT = f"{SLUG}-client"
 ETCD_IMAGE = "gcr.io/etcd-development/etcd"
 """As components/etcd names it."""
 
-PART_OF = f"app.kubernetes.io/part-of={project.SLUG}"
+PART_OF = f"app.kubernetes.io/part-of={SLUG}"
 NAME = "app.kubernetes.io/name"
 MODE = "discovery-mode"
 """The annotation of a Deployment that says in which mode it runs."""
 
 
 def render(kubectl: Kubectl, site: Site, image: str, replicas: dict[str, int] | None = None, min_ready: int = 0) -> str:
-    """YAML. replicas: numbers that living Deployments have, and keep.  min_ready: seconds, where the overlay asks for fewer."""
+    """YAML. replicas: numbers that existing Deployments have, and keep.  min_ready: seconds, where the overlay asks for fewer."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
         layer: dict[str, Any] = {
@@ -30,10 +29,11 @@ def render(kubectl: Kubectl, site: Site, image: str, replicas: dict[str, int] | 
             "kind": "Kustomization",
             "resources": [_from(place, FOLDER / "overlays" / site.discovery)],
             "components": [_from(place, FOLDER / "components" / name) for name in site.components],
-            "images": [{"name": project.IMAGE, **_parts(image)}],
-            "replicas": [{"name": name, "count": count} for name, count in (replicas or {}).items()],
-            "patches": [_patch(name, {"metadata": {"annotations": {MODE: site.discovery}}}) for name in (SERVER, CLIENT)],
+            "images": [{"name": IMAGE, **_parts(image)}],
+            "patches": [_patch(f"{SERVER}|{CLIENT}", {"metadata": {"annotations": {MODE: site.discovery}}})],
         }
+        for name, count in (replicas or {}).items():
+            layer["patches"].append(_patch(name, {"spec": {"replicas": count}}))
         if site.etcd_image:
             layer["images"].append({"name": ETCD_IMAGE, **_parts(site.etcd_image)})
         if site.namespace:
@@ -45,10 +45,10 @@ def render(kubectl: Kubectl, site: Site, image: str, replicas: dict[str, int] | 
 
 
 def _patch(name: str, change: dict[str, Any]) -> dict[str, Any]:
-    """A change to one Deployment."""
-    whole = {"apiVersion": "apps/v1", "kind": "Deployment", **change}
-    whole["metadata"] = {"name": name, **change.get("metadata", {})}
-    return {"patch": json.dumps(whole)}
+    """A change to the Deployments whose name fits; to none where the project has no such one."""
+    whole = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "any"}}
+    whole["metadata"] |= change.pop("metadata", {})
+    return {"target": {"kind": "Deployment", "name": name}, "patch": json.dumps(whole | change)}
 
 
 def _from(place: Path, other: Path) -> str:

@@ -20,7 +20,7 @@ _REMEDY = (
 WAITING = {
     "ImagePullBackOff": _PULL,
     "ErrImageNeverPull": _PULL,
-    "InvalidImageName": "{image} is no image's name ({message}); {remedy}",
+    "InvalidImageName": "{image} is not the name of an image ({message}); {remedy}",
     "CreateContainerConfigError": "the pod refers to what is not there: {message}",
     "CreateContainerError": "the container cannot be made: {message}",
     "RunContainerError": "the container cannot be run: {message}",

@@ -1,11 +1,11 @@
-"""Brings what is rendered into the cluster, in an order that loses no call, and takes away what the mode before had.
+"""Applies what is rendered, in an order that loses no call, and deletes what only the mode before it had.
 
-All but the two Deployments only adds: settings have new names, policies add up, one registry stands beside another. Then
+Everything but the two Deployments only adds: settings have new names, policies add up, one registry stands beside another. Then
 
 - servers roll before clients, because a registry must hold them before anybody looks there;
 - but clients before servers where the servers would leave a registry (etcd) that the old clients still read;
 - servers roll at the slower of the old and the new mode's pace, because old clients may be slow to see new servers;
-- at last, everything of the project that is no longer wanted goes.
+- at last, everything of the project that is no longer wanted is deleted.
 """
 
 import time
@@ -32,7 +32,7 @@ SILENCE = 30.0
 
 @dataclass
 class Rollout:
-    """One deployment to come. living: the Deployments that are there, by name."""
+    """One deployment. living: the Deployments that exist already, by name."""
 
     kubectl: Kubectl
     site: Site
@@ -60,9 +60,10 @@ class Rollout:
         """Apply, wait, prune. Raises RefusedError where pods do not become ready; the old ones then go on."""
         first, then = self._order()
         manifests = self.render(last=False)
+        known = self._apply(manifests, "--dry-run=server")
         self._apply(manifests, f"--selector={NAME} notin ({SERVER},{CLIENT})")
         self.wait("statefulset")
-        for name in (first, then):
+        for name in (each for each in (first, then) if f"deployment.apps/{each}" in known):
             self._apply(manifests, f"--selector={NAME}={name}")
             self.wait("deployment", name)
         wanted = self._apply(self.render())

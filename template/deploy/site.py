@@ -1,4 +1,4 @@
-"""What a site chooses, in variables that make passes on: one immutable value out, or a sentence that says what is wrong."""
+"""What the project was generated with, and what a site chooses in variables that make passes on, or a sentence that says what is wrong."""
 
 import os
 import shlex
@@ -8,20 +8,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import project
-
 FOLDER = Path(__file__).parent
+SLUG = "{{ cookiecutter.project_slug }}"
+"""Begins every name in the cluster, and is the label app.kubernetes.io/part-of."""
+
+IMAGE = "{{ cookiecutter.image_registry }}/{{ cookiecutter.project_slug }}"
+"""The image's name without its tag, as server/ and client/ have it."""
+
+DISCOVERY = "{{ cookiecutter.discovery }}"
+"""The mode unless another is chosen."""
+
 TOOLS = ("docker", "podman", "buildah")
 
 
 class RefusedError(Exception):
-    """Something that a person can mend; the text says what, and how."""
+    """Something that a person can correct; the text says what, and how."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """image: with its tag; empty is chosen by the source's content.  load_image: a command that is given an image, or nothing.
-    namespace: empty is the kubeconfig's own.  timeout: seconds for which a rollout may make no end."""
+    namespace: empty is the kubeconfig's own.  timeout: seconds that a rollout may take."""
 
     discovery: str
     components: tuple[str, ...]
@@ -41,9 +48,9 @@ class Site:
         try:
             timeout = float(variables.get("TIMEOUT") or 300)
         except ValueError:
-            raise RefusedError(f"TIMEOUT={variables['TIMEOUT']} is no number of seconds; write for example TIMEOUT=300") from None
+            raise RefusedError(f"TIMEOUT={variables['TIMEOUT']} is not a number of seconds; write for example TIMEOUT=300") from None
         return cls(
-            discovery=_one_of("DISCOVERY", variables.get("DISCOVERY") or project.DISCOVERY, _folders("overlays")),
+            discovery=_one_of("DISCOVERY", variables.get("DISCOVERY") or DISCOVERY, _folders("overlays")),
             components=tuple(
                 _one_of("COMPONENTS", name, _folders("components"))
                 for name in variables.get("COMPONENTS", "").replace(",", " ").split()

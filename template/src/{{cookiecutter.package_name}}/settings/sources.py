@@ -73,7 +73,8 @@ def read(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     found = _mounted(environment.get(DIRECTORY, ""))
     if os.path.exists(DOTENV):
         with _readable(f"the file {DOTENV}"):
-            found |= _prefixed({name: value or "" for name, value in dotenv.dotenv_values(DOTENV, encoding="utf-8").items()}, DOTENV)
+            values = dotenv.dotenv_values(DOTENV, encoding="utf-8")
+            found |= _prefixed({name: value or "" for name, value in values.items()}, DOTENV)
     found |= _prefixed(environment, "the environment")
     found.pop(DIRECTORY, None)
     return found
@@ -111,7 +112,8 @@ def _unknown(found: Mapping[str, tuple[str, str]]) -> Iterator[str]:
     for name, (_, origin) in found.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0.5)
-            yield f"{name} in {origin} is not a setting; " + (f"did you mean {near[0]}?" if near else "--print-settings lists all")
+            advice = f"did you mean {near[0]}?" if near else "--print-settings lists all"
+            yield f"{name} in {origin} is not a setting; {advice}"
 
 
 def leaves(section: BaseModel | type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, FieldInfo, object]]:
