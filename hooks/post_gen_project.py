@@ -47,7 +47,9 @@ def main(answers: Mapping[str, str]) -> None:
             f"cookiecutter: kept {path.as_posix()}, which the library does not have; delete it if it is not yours",
             file=sys.stderr,
         )
-    print(next_steps(answers))
+    # cruft has no output folder, and generates for `diff` and `update` too, where nothing begins.
+    if "_output_dir" in answers:
+        print(next_steps(answers))
 
 
 if __name__ == "__main__":

@@ -31,11 +31,15 @@ def cookiecutter(template: Path, output: Path, **answers: str) -> subprocess.Com
     return run_cookiecutter(str(template), "--no-input", "-o", str(output), *(f"{key}={value}" for key, value in answers.items()))
 
 
-def run_cookiecutter(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Its command line, untouched by the user's own configuration; what it leaves behind elsewhere (copies, replays) is removed."""
+def run_cookiecutter(*arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Its command line, untouched by the user's own configuration.
+
+    What it keeps for later runs (clones, replays) goes to `home`; without one it is removed.
+    """
     with tempfile.TemporaryDirectory() as scratch:
+        kept = home or Path(scratch)
         configuration = Path(scratch) / "configuration.yaml"
-        configuration.write_text(f"replay_dir: {scratch}\n")
+        configuration.write_text(f"replay_dir: {kept}/replays\ncookiecutters_dir: {kept}/clones\n")
         environment = {**os.environ, "TMPDIR": scratch, "COOKIECUTTER_CONFIG": str(configuration)}
         return subprocess.run([sys.executable, "-m", "cookiecutter", *arguments], env=environment, capture_output=True, text=True)
 
@@ -46,8 +50,11 @@ def bake(output: Path, **answers: str) -> Path:
         done = cookiecutter(clean_copy(Path(copy)), output, **answers)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
-    project = next(path for path in output.iterdir() if path.is_dir())
-    # As old as the template's, so that make installs the environments that all bakes share only when their locks have changed.
+    return as_old_as_the_template(next(path for path in output.iterdir() if path.is_dir()))
+
+
+def as_old_as_the_template(project: Path) -> Path:
+    """Give the locks the times of the template's, so that make installs the shared environment only when they have changed."""
     for lock in (ROOT / "template" / "requirements").glob("*.lock"):
         shutil.copystat(lock, project / "requirements" / lock.name)
     return project
