@@ -14,6 +14,7 @@ from tests.bake import bake, clean_copy, cookiecutter, run_cookiecutter
 
 from .repositories import commit_all, git
 
+
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This repository as others see it: a bare one with everything committed."""
@@ -83,7 +84,7 @@ def test_a_clone_as_on_windows(upstream: Path, expected: Path, tmp_path: Path) -
 def test_the_same_answers_again(upstream: Path, tmp_path: Path) -> None:
     """`--replay` of a bake from a URL."""
     home = tmp_path / "home"
-    answers = ("project_name=Billing", "discovery=dns", "description=It's \"ours\" 🎉")
+    answers = ("project_name=Billing", "discovery=dns", 'description=It\'s "ours" 🎉')
     done(run_cookiecutter(f"file://{upstream}", "--no-input", "-o", str(tmp_path / "first"), *answers, home=home))
     shutil.rmtree(home / "clones")  # else cookiecutter asks whether to clone anew
     done(run_cookiecutter(f"file://{upstream}", "--replay", "-o", str(tmp_path / "second"), home=home))
@@ -104,7 +105,7 @@ def test_a_python_that_has_only_cookiecutter_and_a_machine_that_has_no_settings(
     ("name", "slug", "package"),
     [
         ("Order History", "order-history", "order_history"),
-        ("Zoë's \"Café\"", "zoe-s-cafe", "zoe_s_cafe"),
+        ('Zoë\'s "Café"', "zoe-s-cafe", "zoe_s_cafe"),
         ("3D Printing", "app-3d-printing", "app_3d_printing"),
         ("🎉 Party", "party", "party"),
         ("數據", "shu-ju", "shu_ju"),

@@ -95,4 +95,4 @@ def test_an_update_brings_what_upstream_has_changed_and_keeps_what_is_the_owners
 def changed(project: Path) -> list[str]:
     """The files in which the project differs from what was generated, by `cruft diff`."""
     shown = cruft(project, "diff").stdout.splitlines()
-    return [line.split(" b/")[-1] for line in shown if line.startswith("diff --git ")]
+    return [line.split()[-1].partition("/")[2] for line in shown if line.startswith("diff --git ")]
