@@ -48,7 +48,7 @@ class Display:
         if scenario.began is None:
             return 0
         for result in scenario.results[self._counted :]:
-            self._hiscenario.setdefault(result.server or result.code, Counter())[int(result.started - scenario.began)] += 1
+            self._history.setdefault(result.server or result.code, Counter())[int(result.started - scenario.began)] += 1
             self._counted += 1
         return int(time.monotonic() - scenario.began)
 
@@ -67,7 +67,7 @@ class Display:
             table.add_column(heading, justify="right" if heading == "calls/s" else "left", no_wrap=True)
         for server in scenario.servers:
             color, rate = COLORS[server.name], recent[server.name]
-            past = self._hiscenario.get(server.name, Counter())
+            past = self._history.get(server.name, Counter())
             table.add_row(
                 Text(server.name, style=color),
                 server.address,
@@ -84,7 +84,7 @@ class Display:
         scenario = self._scenario
         if scenario.began is None:
             return Text("\nstarting three servers", style="bold")
-        failed = sum(sum(past.values()) for name, past in self._hiscenario.items() if name not in COLORS)
+        failed = sum(sum(past.values()) for name, past in self._history.items() if name not in COLORS)
         text = Text("\n")
         for number, (act, server) in enumerate(PLAN):
             done = number - len(scenario.steps)

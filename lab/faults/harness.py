@@ -1,4 +1,4 @@
-"""One fault's surroundings: server processes, a client that calls by the clock, and what it saw, said and logged."""
+"""One fault's surroundings: server processes, a client that calls by the clock, its results, status and log."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any
 
 import discovery
-from lab.demo.pair import GreeterClient, Loop, Result, Settings
-from lab.demo.servers import Server
+from lab.load import CHECK, Client, Load, Options, Result
+from lab.project import Project
+from lab.servers import Server
 
-from .catalogue import Fault, Row
+from .catalog import Fault, Row
 
 RATE = 100.0
 """Calls a second."""
@@ -27,7 +28,7 @@ LIMIT = 120.0
 """Seconds after which a fault that is not over counts as one that lasts."""
 
 
-class _Heard(logging.Handler):
+class _LogCapture(logging.Handler):
     """Keeps what is logged from WARNING on, each text once."""
 
     def __init__(self) -> None:
@@ -39,32 +40,33 @@ class _Heard(logging.Handler):
         self.lines[text] = self.lines.get(text, 0) + 1
 
 
-class Trial:
-    """Owns whatever a fault needs and takes all of it away at the end. An asynchronous context manager."""
+class Harness:
+    """Owns whatever a fault needs and removes all of it at the end. An asynchronous context manager."""
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: Fault, project: Project) -> None:
         self.fault = fault
+        self.project = project
         self._stack = contextlib.AsyncExitStack()
-        self._heard = _Heard()
+        self._log = _LogCapture()
         self.marked = 0.0
         """When the fault began, `time.monotonic()` seconds."""
         self._stop: Callable[[], Awaitable[None]] | None = None
         self._recovered: float | None = None
-        self._status = ""
+        self._kept_status = ""
         self.results: list[Result] = []
         self.target = ""
-        self.greeter: GreeterClient | None = None
+        self.client: Client | None = None
 
-    async def __aenter__(self) -> "Trial":
+    async def __aenter__(self) -> "Harness":
         root = logging.getLogger()
-        root.addHandler(self._heard)
-        self._stack.callback(root.removeHandler, self._heard)
+        root.addHandler(self._log)
+        self._stack.callback(root.removeHandler, self._log)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._stack.aclose()
 
-    def later(self, undo: Callable[[], object]) -> None:
+    def at_end(self, undo: Callable[[], object]) -> None:
         """Call `undo` at the end."""
         self._stack.callback(undo)
 
@@ -72,51 +74,47 @@ class Trial:
         """Enter it now, leave it at the end."""
         return await self._stack.enter_async_context(manager)
 
-    # ---- who serves ----
+    # ---- servers ----
 
-    def placed(self, *addresses: str, one_port: bool = False, told: Mapping[str, str] | None = None) -> list[Server]:
-        """Servers a, b, c, ... at these addresses, not started; `told` are settings."""
+    def placed(self, *addresses: str, one_port: bool = False, settings: Mapping[str, str] | None = None) -> list[Server]:
+        """Servers a, b, c, ... at these addresses, not started; settings are named without the project's prefix."""
         made = [
-            Server(name, address, port, told=dict(told or {}))
+            Server(self.project, name, address, port, settings=dict(settings or {}))
             for name, (address, port) in zip("abcdef", _free(addresses, one_port), strict=False)
         ]
         for server in made:
             self._stack.push_async_callback(server.close)
         return made
 
-    async def servers(self, count: int, **told: str) -> list[Server]:
+    async def servers(self, count: int, **settings: str) -> list[Server]:
         """So many server processes on loopback, serving."""
-        made = self.placed(*["127.0.0.1"] * count, told=told)
+        made = self.placed(*["127.0.0.1"] * count, settings=settings)
         await asyncio.gather(*(server.start() for server in made))
         return made
 
     def manual(self, *authorities: str) -> discovery.Manual:
-        """A registry that goes on listing whatever it was told: the slowest of all."""
+        """A registry that keeps listing what it was given, dead servers too: the slowest of all."""
         listing = discovery.Manual(uuid.uuid4().hex)
         listing.set(authorities)
         self.target = listing.target
         return listing
 
     def listed(self, *authorities: str) -> None:
-        """A fixed list, whose servers are asked for their health: one that drains is known to."""
+        """A fixed list, whose servers are watched for their health: one that drains is left."""
         self.target = "static:///" + ",".join(authorities)
 
-    # ---- who calls ----
+    # ---- calls ----
 
-    async def call(self, *, rate: float = RATE, found: dict[str, Any] | None = None, **client: Any) -> None:
-        """Call `self.target` by the clock until the end, with the default settings but for `client`; `found` is discovery's."""
-        settings = Settings(
-            client={"target": self.target, "rate": rate, **client},  # type: ignore[arg-type]
-            discovery=found or {},  # type: ignore[arg-type]
-        )
-        greeter = self.greeter = GreeterClient.connect(settings)
+    async def call(self, *, rate: float = RATE, options: Options | None = None, method: str = CHECK) -> None:
+        """Call `self.target` by the clock until the end, with the defaults of a project's client but for `options`."""
+        client = self.client = Client(self.target, options or Options(), method)
         stopping = asyncio.Event()
-        calling = asyncio.create_task(Loop(greeter, settings.client, self.results.append).run(stopping))
+        calling = asyncio.create_task(Load(client, rate, self.results.append).run(stopping))
 
         async def stop() -> None:
             stopping.set()
             await calling
-            await greeter.close()
+            await client.channel.close()
 
         self._stop = stop
         self._stack.push_async_callback(self.stop_calling)
@@ -128,11 +126,11 @@ class Trial:
             await stop()
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for something that nobody tells. Raises TimeoutError naming `what` after LIMIT."""
+        """Wait for something that no event announces. Raises TimeoutError naming `what` after LIMIT."""
         end = time.monotonic() + LIMIT
         while not condition():
             if time.monotonic() > end:
-                raise TimeoutError(f"{what}, not within {LIMIT:g} s; status: {self.said()}; log: {list(self._heard.lines)}")
+                raise TimeoutError(f"{what}, not within {LIMIT:g} s; status: {self.status()}; log: {list(self._log.lines)}")
             await asyncio.sleep(0.02)
 
     async def served_by(self, *names: str) -> None:
@@ -143,16 +141,16 @@ class Trial:
             f"calls to {', '.join(names)}",
         )
 
-    # ---- what happened ----
+    # ---- results ----
 
     def mark(self) -> None:
         """The fault begins now."""
         self.marked = time.monotonic()
-        self._heard.lines.clear()
+        self._log.lines.clear()
 
-    def look(self) -> None:
+    def keep_status(self) -> None:
         """Keep the status of this moment for the row."""
-        self._status = self.said()
+        self._kept_status = self.status()
 
     def since(self) -> list[Result]:
         """The calls that began after the fault, and those that it caught under way."""
@@ -174,8 +172,8 @@ class Trial:
     def _last_bad(self) -> float:
         return max((result.started for result in self.since() if result.code != "OK" or result.duration > SLOW), default=0.0)
 
-    def said(self) -> str:
-        """discovery's status in words."""
+    def status(self) -> str:
+        """discovery's status as a line."""
         try:
             status = discovery.status(self.target)
         except discovery.TargetError:
@@ -186,20 +184,20 @@ class Trial:
 
     def logged(self) -> list[str]:
         """Warnings and errors since the fault, each once."""
-        return list(self._heard.lines)
+        return list(self._log.lines)
 
     def failed(self) -> list[Result]:
         """The calls since the fault that failed."""
         return [result for result in self.since() if result.code != "OK"]
 
     def row(self, held: bool, note: str = "") -> Row:
-        """What there is to say."""
+        """What came of it."""
         log = self.logged()
         codes = Counter(result.code for result in self.failed())
         more = f" (and {len(log) - 1} more)" if len(log) > 1 else ""
         return Row(
             self.fault.name, self.fault.promise, held, len(self.since()), len(self.failed()), self._recovered,
-            self._status or self.said(), f"{log[0]}{more}" if log else "nothing", note,
+            self._kept_status or self.status(), f"{log[0]}{more}" if log else "nothing", note,
             ", ".join(code for code, _ in codes.most_common()),
         )  # fmt: skip
 

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from .catalogue import Row
+from .catalog import Row
 
 _HEAD = """# Faults, and what each costs
 
 What production does to the pair, done on purpose: real server processes, registries and networks, 100 calls a second with the default
 settings. `make faults` runs all of it and writes this page. *Failed* counts calls from the fault on; *over after* is how long after the fault
 the last call began that failed or took more than a second. The registry goes on listing a server that has died or hangs, unless said
-otherwise: what is measured is gRPC and the pair, not how fast somebody tidies up.
+otherwise: what is measured is gRPC and the pair, not how fast a dead server is delisted.
 """
 
 LONGEST = 170
@@ -34,7 +34,7 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
 def _said(rows: Sequence[Row]) -> Iterator[str]:
     yield from (
         "",
-        "## What the client's status and log said",
+        "## The client's status and log",
         "",
         "| fault | `discovery.status` | warnings and errors |",
         "|---|---|---|",
@@ -51,5 +51,5 @@ def _left_out(skipped: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    text = re.sub(r"(?<=\s)/[^ ,;:]*/(?=[^ ,;:/]+)", "", re.sub(r"\b[0-9a-f]{32}\b", "name", text))  # no path of this machine's
+    text = re.sub(r"(?<=\s)/[^ ,;:]*/(?=[^ ,;:/]+)", "", re.sub(r"\b[0-9a-f]{32}\b", "name", text))  # no path of this machine
     return (text if len(text) <= LONGEST else f"{text[:LONGEST]} ...").replace("|", "\\|").replace("\n", " ")

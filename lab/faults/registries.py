@@ -1,23 +1,32 @@
-"""What happens to the registry. A server dies while it is away, another comes; calls must not notice the first, and find the
-second once the registry is back."""
+"""What happens to the registry. A server dies while it is away, another starts; no call may fail for the first, and the second
+must be called once the registry is back."""
 
 import asyncio
 import functools
-import importlib
 import os
 import shlex
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lab.demo.servers import Server
+from discovery import Config, Dns, Etcd, Kubernetes
+from discovery.config import Remember
+from lab.load import Options
+from lab.servers import Server
+from tests.discovery import cluster_api
+from tests.discovery.conformance.dns import DnsRegistry
+from tests.discovery.conformance.etcd import EtcdRegistry
+from tests.discovery.conformance.kubernetes import KubernetesRegistry
+from tests.discovery.etcd_server import EtcdServer
 
 from . import garbage
-from .catalogue import Row, fault
-from .harness import Trial
+from .catalog import Row, fault
+from .harness import Harness
 
 REFRESH = 1.0
 """Seconds from one question of dns-poll to the next, in the place of 5, so that a run is shorter."""
@@ -26,34 +35,30 @@ REFRESH = 1.0
 class Listed:
     """Three servers that a registry lists and a client calls, and a fourth place."""
 
-    def __init__(self, trial: Trial, registry: Any, all_four: list[Server], found: dict[str, Any]) -> None:
-        self.trial = trial
+    def __init__(self, harness: Harness, registry: Any, all_four: list[Server], config: Config) -> None:
+        self.harness = harness
         self.registry = registry
         self.servers = all_four
-        self.found = found
+        self.config = config
 
     @classmethod
-    async def on(cls, trial: Trial, kind: str, *given: Any, own: str = "127.0.0.1") -> "Listed":
+    async def on(cls, harness: Harness, make: Callable[[], Any], own: str = "127.0.0.1") -> "Listed":
         """A registry of the conformance suite, listing a, b and c; nobody calls yet."""
-        module = importlib.import_module(f"discovery.tests.conformance.{kind}")
-        registry = await asyncio.to_thread(getattr(module, f"{kind.capitalize()}Registry"), *given)
-        trial.later(registry.close)
-        if kind == "dns":
-            all_four = trial.placed(*(f"127.0.1.{number}" for number in range(1, 5)), one_port=True)
+        registry = await asyncio.to_thread(make)
+        harness.at_end(registry.close)
+        if isinstance(registry, DnsRegistry):
+            all_four = harness.placed(*(f"127.0.1.{number}" for number in range(1, 5)), one_port=True)
             registry._port = all_four[0].port  # one port for all, as pods have it
         else:
-            all_four = trial.placed(*[own] * 4)
+            all_four = harness.placed(*[own] * 4)
         await asyncio.gather(*(server.start() for server in all_four[:3]))
-        config = registry.config()
-        listed = cls(
-            trial, registry, all_four,
-            {
-                "dns_servers": config.dns.servers, "refresh": REFRESH, "etcd": {"endpoints": config.etcd.endpoints},
-                "kubernetes": {"kubeconfig": config.kubernetes.kubeconfig},
-            },
-        )  # fmt: skip
+        # Where it is, with the times of production but for the refresh.
+        theirs = registry.config()
+        etcd, kubernetes = Etcd(endpoints=theirs.etcd.endpoints), Kubernetes(kubeconfig=theirs.kubernetes.kubeconfig)
+        config = Config(dns=Dns(refresh=REFRESH, servers=theirs.dns.servers), etcd=etcd, kubernetes=kubernetes)
+        listed = cls(harness, registry, all_four, config)
         await listed.list("a", "b", "c")
-        trial.target = registry.target()
+        harness.target = registry.target()
         return listed
 
     async def list(self, *names: str) -> None:
@@ -61,34 +66,34 @@ class Listed:
         await asyncio.to_thread(self.registry.set, places)
 
     async def call(self) -> None:
-        await self.trial.call(found=self.found)
-        await self.trial.served_by("a", "b", "c")
+        await self.harness.call(options=Options(config=self.config))
+        await self.harness.served_by("a", "b", "c")
 
     async def lost(self, away: Callable[[], object], back: Callable[[], object]) -> Row:
         """The registry goes; c dies, d comes; it is back. No call may fail; d must be called."""
-        trial = self.trial
-        trial.mark()
+        harness = self.harness
+        harness.mark()
         await asyncio.to_thread(away)
-        await trial.until(lambda: not trial.said().startswith("synced"), "a status that says so")
-        noticed = time.monotonic() - trial.marked
-        trial.look()
+        await harness.until(lambda: not harness.status().startswith("synced"), "a status that says so")
+        noticed = time.monotonic() - harness.marked
+        harness.keep_status()
         self.servers[2].kill()
         await self.servers[2].ended()
         await self.servers[3].start()
         await self.list("a", "b", "d")
         await asyncio.to_thread(back)
         mended = time.monotonic()
-        await trial.served_by("a", "b", "d")
-        trial.recovered_since(mended)
-        return trial.row(not trial.failed(), f"noticed after {noticed:.1f} s; over counts from the registry's return")
+        await harness.served_by("a", "b", "d")
+        harness.recovered_since(mended)
+        return harness.row(not harness.failed(), f"noticed after {noticed:.1f} s; over counts from the registry's return")
 
 
 _PROMISE = "No call fails while it is away, though a server dies meanwhile; when it is back, what has changed is called."
 
 
-def _lost(kind: str) -> Callable[[Trial], Any]:
-    async def run(trial: Trial) -> Row:
-        listed = await _listed(trial, kind)
+def _lost(kind: str) -> Callable[[Harness], Any]:
+    async def run(harness: Harness) -> Row:
+        listed = await _listed(harness, kind)
         await listed.call()
         return await listed.lost(listed.registry.down, listed.registry.up)
 
@@ -96,9 +101,9 @@ def _lost(kind: str) -> Callable[[Trial], Any]:
     return run
 
 
-def _hangs(kind: str) -> Callable[[Trial], Any]:
-    async def run(trial: Trial) -> Row:
-        listed = await _listed(trial, kind)
+def _hangs(kind: str) -> Callable[[Harness], Any]:
+    async def run(harness: Harness) -> Row:
+        listed = await _listed(harness, kind)
         await listed.call()
         return await listed.lost(listed.registry.hang, listed.registry.thaw)
 
@@ -106,79 +111,84 @@ def _hangs(kind: str) -> Callable[[Trial], Any]:
     return run
 
 
-def _slow_at_start(kind: str) -> Callable[[Trial], Any]:
-    async def run(trial: Trial) -> Row:
-        listed = await _listed(trial, kind)
+def _slow_at_start(kind: str) -> Callable[[Harness], Any]:
+    async def run(harness: Harness) -> Row:
+        listed = await _listed(harness, kind)
         await asyncio.to_thread(listed.registry.hang)
-        trial.mark()
-        await trial.call(found=listed.found)
+        harness.mark()
+        await harness.call(options=Options(config=listed.config))
         await asyncio.sleep(3.0)
-        trial.look()
+        harness.keep_status()
         await asyncio.to_thread(listed.registry.thaw)
-        await trial.served_by("a", "b", "c")
-        await trial.calm()
-        codes = {result.code for result in trial.failed()}
-        return trial.row(codes <= {"DEADLINE_EXCEEDED"}, "it answers after 3 s")
+        await harness.served_by("a", "b", "c")
+        await harness.calm()
+        codes = {result.code for result in harness.failed()}
+        return harness.row(codes <= {"DEADLINE_EXCEEDED"}, "it answers after 3 s")
 
     run.__doc__ = "Calls wait for the first answer, each up to its deadline; then they go well."
     return run
 
 
-async def _listed(trial: Trial, kind: str) -> Listed:
+async def _listed(harness: Harness, kind: str) -> Listed:
     if kind == "etcd":
-        return await Listed.on(trial, "etcd", await _etcd(trial))
+        return await _on_etcd(harness, await _etcd(harness))
     if kind == "kubernetes":
-        return await _kubernetes(trial)
-    return await Listed.on(trial, kind)
+        return await _kubernetes(harness)
+    return await Listed.on(harness, DnsRegistry)
 
 
-async def _etcd(trial: Trial) -> Any:
-    module = importlib.import_module("discovery.tests.etcd_server")
+async def _etcd(harness: Harness) -> EtcdServer:
     folder = tempfile.TemporaryDirectory()
-    trial.later(folder.cleanup)
-    server = module.EtcdServer(Path(folder.name) / "data")
+    harness.at_end(folder.cleanup)
+    server = EtcdServer(Path(folder.name) / "data")
     await asyncio.to_thread(server.start)
-    trial.later(server.stop)
+    harness.at_end(server.stop)
     return server
 
 
-async def _kubernetes(trial: Trial) -> Listed:
+async def _on_etcd(harness: Harness, server: EtcdServer) -> Listed:
+    return await Listed.on(harness, functools.partial(EtcdRegistry, server))
+
+
+async def _kubernetes(harness: Harness) -> Listed:
     """A namespace of its own; servers on this machine's address, since the API refuses loopback ones."""
-    api = importlib.import_module("discovery.tests.cluster_api")
     folder = tempfile.TemporaryDirectory()
-    trial.later(folder.cleanup)
-    return await Listed.on(trial, "kubernetes", Path(folder.name), own=await asyncio.to_thread(own_address, api.server()))
+    harness.at_end(folder.cleanup)
+    own = await asyncio.to_thread(own_address, cluster_api.server())
+    return await Listed.on(harness, functools.partial(KubernetesRegistry, Path(folder.name)), own)
 
 
 def own_address(towards: tuple[str, int]) -> str:
     """The address under which others see this machine."""
-    import socket
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(towards)
         return str(probe.getsockname()[0])
 
 
-for _kind, _name, _need in (("dns", "DNS server", "dns"), ("etcd", "etcd", "etcd"), ("kubernetes", "Kubernetes API", "cluster")):
-    fault(f"{_name} lost", _need, quick=_kind != "kubernetes")(_lost(_kind))
-    fault(f"{_name} hangs", _need)(_hangs(_kind))
-    fault(f"{_name} silent at the client's start", _need)(_slow_at_start(_kind))
+for _kind, _name, _need in (
+    ("dns", "DNS server", ()),
+    ("etcd", "etcd", ("etcd",)),
+    ("kubernetes", "Kubernetes API", ("cluster",)),
+):
+    fault(f"{_name} lost", *_need, quick=_kind != "kubernetes")(_lost(_kind))
+    fault(f"{_name} hangs", *_need)(_hangs(_kind))
+    fault(f"{_name} silent at the client's start", *_need)(_slow_at_start(_kind))
 
 
-@fault("DNS server answers nonsense", "dns")
-async def dns_garbage(trial: Trial) -> Row:
+@fault("DNS server answers nonsense")
+async def dns_garbage(harness: Harness) -> Row:
     """No call fails; when it makes sense again, what has changed is called."""
-    listed = await Listed.on(trial, "dns")
+    listed = await Listed.on(harness, DnsRegistry)
     relay = garbage.Udp(listed.registry.config().dns.servers[0])
-    trial.later(relay.close)
-    listed.found["dns_servers"] = (relay.address,)
+    harness.at_end(relay.close)
+    listed.config = replace(listed.config, dns=replace(listed.config.dns, servers=(relay.address,)))
     await listed.call()
     return await listed.lost(relay.spoiled.set, relay.spoiled.clear)
 
 
-async def _garbage(trial: Trial, listed: Listed, upstream: tuple[str, int]) -> Row:
+async def _garbage(harness: Harness, listed: Listed, upstream: tuple[str, int]) -> Row:
     nonsense = garbage.Tcp()
-    trial.later(nonsense.close)
+    harness.at_end(nonsense.close)
     await listed.call()
     proxy = listed.registry._proxy
     return await listed.lost(
@@ -188,26 +198,25 @@ async def _garbage(trial: Trial, listed: Listed, upstream: tuple[str, int]) -> R
 
 
 @fault("etcd answers nonsense", "etcd")
-async def etcd_garbage(trial: Trial) -> Row:
+async def etcd_garbage(harness: Harness) -> Row:
     """No call fails; when it makes sense again, what has changed is called."""
-    etcd = await _etcd(trial)
-    listed = await Listed.on(trial, "etcd", etcd)
+    etcd = await _etcd(harness)
+    listed = await _on_etcd(harness, etcd)
     host, _, port = etcd.address.partition(":")
-    return await _garbage(trial, listed, (host, int(port)))
+    return await _garbage(harness, listed, (host, int(port)))
 
 
 @fault("Kubernetes API answers nonsense", "cluster")
-async def kubernetes_garbage(trial: Trial) -> Row:
+async def kubernetes_garbage(harness: Harness) -> Row:
     """No call fails; when it makes sense again, what has changed is called."""
-    api = importlib.import_module("discovery.tests.cluster_api")
-    return await _garbage(trial, await _kubernetes(trial), api.server())
+    return await _garbage(harness, await _kubernetes(harness), cluster_api.server())
 
 
 @fault("etcd cut off and compacted meanwhile", "etcd")
-async def etcd_compacted(trial: Trial) -> Row:
+async def etcd_compacted(harness: Harness) -> Row:
     """No call fails; the revision to go on from is gone, so everything is read anew."""
-    etcd = await _etcd(trial)
-    listed = await Listed.on(trial, "etcd", etcd)
+    etcd = await _etcd(harness)
+    listed = await _on_etcd(harness, etcd)
     await listed.call()
 
     def back() -> None:
@@ -220,39 +229,39 @@ async def etcd_compacted(trial: Trial) -> Row:
 
 
 @fault("etcd killed and restarted", "etcd")
-async def etcd_restarted(trial: Trial) -> Row:
+async def etcd_restarted(harness: Harness) -> Row:
     """No call fails; the entries are on its disk, so all three are called on."""
-    etcd = await _etcd(trial)
-    listed = await Listed.on(trial, "etcd", etcd)
+    etcd = await _etcd(harness)
+    listed = await _on_etcd(harness, etcd)
     await listed.call()
-    trial.mark()
+    harness.mark()
     await asyncio.to_thread(etcd.stop)
-    await trial.until(lambda: not trial.said().startswith("synced"), "a status that says so")
-    trial.look()
+    await harness.until(lambda: not harness.status().startswith("synced"), "a status that says so")
+    harness.keep_status()
     await asyncio.to_thread(etcd.start)
     mended = time.monotonic()
-    await trial.until(lambda: trial.said().startswith("synced"), "a watch that is back")
-    trial.recovered_since(mended)
-    await trial.served_by("a", "b", "c")
-    return trial.row(not trial.failed(), "over counts from its restart until the watch is back")
+    await harness.until(lambda: harness.status().startswith("synced"), "a watch that is back")
+    harness.recovered_since(mended)
+    await harness.served_by("a", "b", "c")
+    return harness.row(not harness.failed(), "over counts from its restart until the watch is back")
 
 
 @fault("the last known good file's registry is away at the start", "etcd", quick=True)
-async def remembered(trial: Trial) -> Row:
+async def remembered(harness: Harness) -> Row:
     """A client that kept its last set starts with it: no call fails."""
     folder = tempfile.TemporaryDirectory()
-    trial.later(folder.cleanup)
-    listed = await Listed.on(trial, "etcd", await _etcd(trial))
-    listed.found["remember"] = folder.name
+    harness.at_end(folder.cleanup)
+    listed = await _on_etcd(harness, await _etcd(harness))
+    listed.config = replace(listed.config, remember=Remember(folder.name))
     await listed.call()
-    await trial.until(lambda: any(Path(folder.name).iterdir()), "a file")
-    await trial.stop_calling()
+    await harness.until(lambda: any(Path(folder.name).iterdir()), "a file")
+    await harness.stop_calling()
     await asyncio.to_thread(listed.registry.down)
-    trial.mark()
+    harness.mark()
     await listed.call()
-    trial.look()
-    await trial.calm()
-    return trial.row(not trial.failed())
+    harness.keep_status()
+    await harness.calm()
+    return harness.row(not harness.failed())
 
 
 def command(name: str) -> None:
@@ -267,48 +276,47 @@ def scale_dns(replicas: int) -> None:
 
 
 @fault("API server stopped and started", "cluster", "disturb")
-async def api_restarted(trial: Trial) -> Row:
+async def api_restarted(harness: Harness) -> Row:
     """No call fails while it is away; its watch comes back by itself."""
-    listed = await _kubernetes(trial)
+    listed = await _kubernetes(harness)
     await listed.call()
-    trial.mark()
+    harness.mark()
     await asyncio.to_thread(command, "FAULTS_STOP_API")
     try:
-        await trial.until(lambda: not trial.said().startswith("synced"), "a status that says so")
-        trial.look()
+        await harness.until(lambda: not harness.status().startswith("synced"), "a status that says so")
+        harness.keep_status()
         listed.servers[2].kill()
         await asyncio.sleep(5.0)
     finally:
         await asyncio.to_thread(command, "FAULTS_START_API")
     mended = time.monotonic()
-    await trial.until(lambda: trial.said().startswith("synced"), "a watch that is back")
+    await harness.until(lambda: harness.status().startswith("synced"), "a watch that is back")
     await listed.servers[3].start()
     await listed.list("a", "b", "d")
-    await trial.served_by("a", "b", "d")
-    trial.recovered_since(mended)
-    return trial.row(not trial.failed(), "over counts from its return")
+    await harness.served_by("a", "b", "d")
+    harness.recovered_since(mended)
+    return harness.row(not harness.failed(), "over counts from its return")
 
 
-@fault("CoreDNS restarted", "dns", "cluster", "disturb")
-async def coredns_restarted(trial: Trial) -> Row:
+@fault("CoreDNS restarted", "cluster", "disturb")
+async def coredns_restarted(harness: Harness) -> Row:
     """No call fails while it is away, though a server dies meanwhile."""
-    api = importlib.import_module("discovery.tests.cluster_api")
-    listed = await _kubernetes(trial)
+    listed = await _kubernetes(harness)
     namespace = listed.registry._namespace
     await asyncio.to_thread(namespace.service, "greeter")
-    trial.target = f"dns-poll:///_grpc._tcp.greeter.{namespace.name}.svc.cluster.local."
-    address = await asyncio.to_thread(api.service_address, "kube-system", "kube-dns")
-    listed.found["dns_servers"] = (f"{address}:53",)
+    harness.target = f"dns-poll:///_grpc._tcp.greeter.{namespace.name}.svc.cluster.local."
+    address = await asyncio.to_thread(cluster_api.service_address, "kube-system", "kube-dns")
+    listed.config = replace(listed.config, dns=replace(listed.config.dns, servers=(f"{address}:53",)))
     await listed.call()
-    trial.mark()
+    harness.mark()
     await asyncio.to_thread(scale_dns, 0)
     try:
-        await trial.until(lambda: not trial.said().startswith("synced"), "a status that says so")
-        trial.look()
+        await harness.until(lambda: not harness.status().startswith("synced"), "a status that says so")
+        harness.keep_status()
         listed.servers[2].kill()
     finally:
         await asyncio.to_thread(scale_dns, 1)
-    await trial.until(lambda: trial.said().startswith("synced"), "an answer")
-    mended = time.monotonic() - trial.marked
-    await trial.calm()
-    return trial.row(not trial.failed(), f"names were resolved again after {mended:.1f} s")
+    await harness.until(lambda: harness.status().startswith("synced"), "an answer")
+    mended = time.monotonic() - harness.marked
+    await harness.calm()
+    return harness.row(not harness.failed(), f"names were resolved again after {mended:.1f} s")

@@ -3,21 +3,23 @@
 import asyncio
 import os
 import signal
-import sys
 import time
+from typing import Any
 
 import grpc.aio
 
-from lab.demo.pair import SERVER_MODULE
+from lab.load import SERVED_BY
+from lab.project import empty_folder
 
-from .catalogue import Row, fault
-from .harness import LIMIT, Trial
+from .catalog import NotTriedError, Row, fault
+from .harness import LIMIT, Harness
+from .methods import methods
 
 STATUS = 128 + signal.SIGTERM
 """Of a server that SIGTERM ended before it had begun."""
 
 
-async def _while_starting(trial: Trial, *through: str) -> Row:
+async def _while_starting(harness: Harness, *through: str) -> Row:
     """SIGTERM at moments from the first handler's on, up to after the server serves."""
     place = {"SERVER__HOST": "127.0.0.1", "SERVER__PORT": "0", "SERVER__DRAIN__WAIT": "0s", "LOG__LEVEL": "INFO"}
     statuses: list[int] = []
@@ -27,13 +29,13 @@ async def _while_starting(trial: Trial, *through: str) -> Row:
     for part in range(-1, 10):
         began = time.monotonic()
         process = await asyncio.create_subprocess_exec(
-            *through, sys.executable, "-m", SERVER_MODULE, env={**os.environ, **place, "PYTHONPATH": os.pathsep.join(sys.path)},
+            *through, *harness.project.command("server"), env=harness.project.environment(place), cwd=empty_folder(),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         assert process.stdout is not None
         try:
-            server = await _server_of(trial, process.pid, child=bool(through))
-            await trial.until(lambda server=server: _handles_sigterm(server), "a handler")  # type: ignore[misc]
+            server = await _server_of(harness, process.pid, child=bool(through))
+            await harness.until(lambda server=server: _handles_sigterm(server), "a handler")  # type: ignore[misc]
             handled.append(time.monotonic() - began)
             if part < 0:  # how long a start takes
                 await process.stdout.readuntil(b"serving as")
@@ -53,10 +55,10 @@ async def _while_starting(trial: Trial, *through: str) -> Row:
         "drain, the others to an end at once"
     )
     held = "Traceback" not in said and set(statuses) == {0, STATUS}
-    return Row(trial.fault.name, trial.fault.promise, held, status="not asked", log="nothing", note=note)
+    return Row(harness.fault.name, harness.fault.promise, held, status="not asked", log="nothing", note=note)
 
 
-async def _server_of(trial: Trial, process: int, *, child: bool) -> int:
+async def _server_of(harness: Harness, process: int, *, child: bool) -> int:
     if not child:
         return process
     children = f"/proc/{process}/task/{process}/children"
@@ -65,7 +67,7 @@ async def _server_of(trial: Trial, process: int, *, child: bool) -> int:
         with open(children) as file:
             return file.read().split()
 
-    await trial.until(lambda: bool(born()), "a child")
+    await harness.until(lambda: bool(born()), "a child")
     return int(born()[0])
 
 
@@ -76,66 +78,73 @@ def _handles_sigterm(process: int) -> bool:
 
 
 @fault("SIGTERM during the server's start")
-async def during_start(trial: Trial) -> Row:
+async def during_start(harness: Harness) -> Row:
     """It ends, at whatever moment it comes, without a traceback."""
-    return await _while_starting(trial)
+    return await _while_starting(harness)
 
 
 @fault("SIGTERM during the server's start, as a container's first process", "root", quick=True)
-async def during_first_start(trial: Trial) -> Row:
+async def during_first_start(harness: Harness) -> Row:
     """It ends, and does not have to be killed: the kernel drops signals to such a process that nobody handles."""
-    return await _while_starting(trial, "unshare", "--pid", "--fork", "--kill-child")
+    return await _while_starting(harness, "unshare", "--pid", "--fork", "--kill-child")
 
 
 @fault("SIGTERM during a long stream", quick=True)
-async def during_stream(trial: Trial) -> Row:
+async def during_stream(harness: Harness) -> Row:
     """No unary call fails; the stream goes on through the drain and ends with the grace, by a status that says so."""
-    first, second = await trial.servers(2, SERVER__DRAIN__WAIT="1s", SERVER__DRAIN__GRACE="2s")
-    trial.listed(first.authority, second.authority)
-    await trial.call()
-    await trial.served_by("a", "b")
-    assert trial.greeter is not None
+    first, second = await harness.servers(2, SERVER__DRAIN__WAIT="1s", SERVER__DRAIN__GRACE="2s")
+    harness.listed(first.authority, second.authority)
+    await harness.call()
+    await harness.served_by("a", "b")
+    assert harness.client is not None
+    method = (await methods(harness.project, first.authority)).stream
+    stream: Any = harness.client.channel.unary_stream(method)
     streams: dict[str, tuple[float, str]] = {}
 
     async def follow() -> None:
-        server, last, code = "", 0.0, "ended without an error"
+        call = stream(b"", timeout=60)
+        server, code = "", "an end without an error"
         try:
-            assert trial.greeter is not None
-            async for greeting in trial.greeter.watch("x", interval=0.05):
-                server, last = greeting.served_by, time.monotonic()
+            server = dict(await call.initial_metadata()).get(SERVED_BY, "")
+            async for _ in call:
+                pass
         except grpc.aio.AioRpcError as error:
             code = error.code().name
-        streams[server] = last, code
+        streams[server] = time.monotonic(), code
 
     following = [asyncio.create_task(follow()) for _ in range(4)]
     await asyncio.sleep(0.5)
-    trial.mark()
+    if streams:
+        raise NotTriedError(f"{method} ended at once; a stream that goes on is needed")
+    harness.mark()
     first.drain()
     await first.ended()
-    await trial.until(lambda: "a" in streams, "the end of its stream")
-    await trial.calm()
+    await harness.until(lambda: "a" in streams, "the end of its stream")
+    await harness.calm()
     for task in following:
         task.cancel()
     await asyncio.gather(*following, return_exceptions=True)
-    last, code = streams["a"]
-    went_on = last - trial.marked
-    held = not trial.failed() and went_on > 2.5 and code in ("UNAVAILABLE", "CANCELLED") and set(streams) == {"a"}
-    return trial.row(held, f"the stream went on for {went_on:.1f} s of 1 s wait and 2 s grace, then {code}")
+    ended, code = streams["a"]
+    went_on = ended - harness.marked
+    held = not harness.failed() and went_on > 2.5 and code in ("UNAVAILABLE", "CANCELLED") and set(streams) == {"a"}
+    return harness.row(held, f"the stream went on for {went_on:.1f} s of 1 s wait and 2 s grace, then {code}")
 
 
 @fault("SIGTERM twice", quick=True)
-async def twice(trial: Trial) -> Row:
+async def twice(harness: Harness) -> Row:
     """The second ends it at once; no call fails, what it cuts is made again."""
-    first, second = await trial.servers(2, SERVER__DRAIN__WAIT="20s", SERVER__DRAIN__GRACE="20s")
-    trial.listed(first.authority, second.authority)
-    await trial.call()
-    await trial.served_by("a", "b")
-    trial.mark()
+    first, second = await harness.servers(2, SERVER__DRAIN__WAIT="20s", SERVER__DRAIN__GRACE="20s")
+    harness.listed(first.authority, second.authority)
+    await harness.call()
+    await harness.served_by("a", "b")
+    harness.mark()
     first.drain()
     await asyncio.sleep(0.5)
     again = time.monotonic()
     first.drain()
     await first.ended()
     ended = time.monotonic() - again
-    await trial.calm()
-    return trial.row(not trial.failed() and ended < 15, f"it ended {ended:.1f} s after the second, of 40 s that a drain may take")
+    await harness.calm()
+    return harness.row(
+        not harness.failed() and ended < 15, f"it ended {ended:.1f} s after the second, of 40 s that a drain may take"
+    )

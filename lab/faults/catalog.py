@@ -1,6 +1,5 @@
 """The faults by name, what each needs of this machine, and what came of one."""
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,14 +9,13 @@ from typing import Any
 LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
-    "dns": (lambda: _has("dns"), "this project was made without the registry dns"),
     "etcd": (
-        lambda: _has("etcd") and shutil.which("etcd") is not None,
-        "needs the registry etcd, and etcd 3.4 or newer on PATH: apt-get install etcd-server",
+        lambda: shutil.which("etcd") is not None,
+        "needs etcd 3.4 or newer on PATH: apt-get install etcd-server",
     ),
     "cluster": (
-        lambda: _has("kubernetes") and bool(os.environ.get("KUBECONFIG")) and shutil.which("kubectl") is not None,
-        "needs the registry kubernetes, kubectl on PATH, and KUBECONFIG set",
+        lambda: bool(os.environ.get("KUBECONFIG")) and shutil.which("kubectl") is not None,
+        "needs kubectl on PATH, and KUBECONFIG set",
     ),
     "disturb": (
         lambda: bool(os.environ.get("FAULTS_STOP_API") and os.environ.get("FAULTS_START_API")),
@@ -32,15 +30,15 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 """What a fault may need: whether it is here, and how to get it."""
 
 
-def _has(registry: str) -> bool:
-    return importlib.util.find_spec(f"discovery.sources.{registry}") is not None
+class NotTriedError(Exception):
+    """The project's service has not what a fault needs; the text says what."""
 
 
 @dataclass(frozen=True)
 class Row:
     """What came of one fault. calls, failed: from the fault on, of the client's.   recovered: seconds from the fault until
     the last call began that failed or took more than a second; None where that is not the question.
-    status, log: what discovery's status and the log said.   held: whether the promise did.   note: further figures.
+    status, log: discovery's status and the log lines.   held: whether the promise did.   note: further figures.
     codes: the status codes of what failed, the most frequent first."""
 
     fault: str
@@ -74,13 +72,13 @@ class Fault:
 
 
 FAULTS: list[Fault] = []
-"""As they were put on the list; `python -m faults` has them in the order of the table."""
+"""As they were put on the list; `python -m lab.faults` has them in the order of the table."""
 
 
 def fault(
     name: str, *needs: str, quick: bool = False
 ) -> Callable[[Callable[[Any], Awaitable[Row]]], Callable[[Any], Awaitable[Row]]]:
-    """Puts an `async def (trial) -> Row` on the list; its docstring is the promise."""
+    """Puts an `async def (harness) -> Row` on the list; its docstring is the promise."""
 
     def listed(run: Callable[[Any], Awaitable[Row]]) -> Callable[[Any], Awaitable[Row]]:
         FAULTS.append(Fault(name, " ".join((run.__doc__ or "").split()), run, needs, quick))
