@@ -13,11 +13,11 @@ import sys
 from ..discovery import DiscoveryError
 from ..settings import Settings
 from ..settings.command import load, print_settings, qualified
-from ..settings.library import connection
 from ..telemetry import configure
 from ..tls import TlsError
 from .api import {{ cookiecutter.__service }}Client
 from .load_generator import LoadGenerator
+from .options import connection
 from .readiness import PortError, Readiness
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from ..settings import Settings
 from ..telemetry import Telemetry
 from ..tls import TlsError, server_credentials, server_files
 from . import Service
-from .interceptors import INTERCEPTORS
+from .interceptors import interceptors
 from .options import server_options
 
 
@@ -64,7 +64,7 @@ async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Ser
     certificates cannot be used."""
     certificates = server_files(settings)
     mutual = settings.tls.mode == "mtls"
-    server = grpc.aio.server(options=server_options(settings), interceptors=INTERCEPTORS)
+    server = grpc.aio.server(options=server_options(settings), interceptors=interceptors(settings))
     named = ServedBy(settings.server.name)
     restricted = _authorized(named.on(server), settings)
     limited = ConcurrencyLimit(settings.server.max_concurrent_rpcs).on(_authorized(telemetry.on(named.on(server)), settings))

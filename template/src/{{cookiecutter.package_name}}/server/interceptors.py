@@ -1,7 +1,12 @@
-"""Your interceptors, outermost first. They see every call of every service, health checks and reflection included."""
+"""Your interceptors. They see every call of every service, including health checks and reflection."""
 
 from collections.abc import Sequence
 
 import grpc.aio
 
-INTERCEPTORS: Sequence[grpc.aio.ServerInterceptor] = ()
+from ..settings import Settings
+
+
+def interceptors(settings: Settings) -> Sequence[grpc.aio.ServerInterceptor]:
+    """The interceptors of the server, outermost first."""
+    return []

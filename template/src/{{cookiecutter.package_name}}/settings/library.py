@@ -1,35 +1,7 @@
-"""Settings in, what discovery and the typed client are constructed with out."""
+"""How discovery reads the registry: settings in, `discovery.Config` out."""
 
-from typing import Any
-
-from ..client.channel import Keepalive, Policy, Retry
 from ..discovery import Config, Dns, Empty, Etcd, Kubernetes, Outliers, Remember
-from ..tls import client_files
-from . import Discovery, Settings
-
-
-def connection(settings: Settings) -> dict[str, Any]:
-    """A typed client's arguments. Raises discovery.TargetError, tls.TlsError."""
-    client = settings.client
-    retry = dict(client.retry)
-    outliers = Outliers(**dict(client.outliers)) if client.outliers.threshold else None
-    policy = Policy(
-        keepalive=Keepalive(**dict(client.keepalive)),
-        retry=Retry(**retry) if retry.pop("enabled") else None,
-        outliers=outliers,
-        load_balancing=client.load_balancing,
-        health_check=client.health_check,
-        service_config=client.service_config,
-    )
-    return {
-        "target": client.target,
-        "tls": client_files(settings),
-        "server_name": settings.tls.server_name,
-        "timeout": client.timeout,
-        "stream_timeout": client.stream_timeout,
-        "config": discovery_config(settings.discovery, health_check=client.health_check, outliers=outliers),
-        "policy": policy,
-    }
+from . import Discovery
 
 
 def discovery_config(settings: Discovery, *, health_check: bool, outliers: Outliers | None = None) -> Config:
