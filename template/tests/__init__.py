@@ -1,1 +1,1 @@
-"""Tests of the pair, on real servers and processes; discovery brings its own."""
+"""The project's tests: the service itself, its settings, its life as a process, its manifests."""

@@ -23,7 +23,9 @@ class {{ cookiecutter.__service }}Servicer(rpc.{{ cookiecutter.__service }}Servi
         return pb.GreetResponse(message=f"Hello, {request.name or 'stranger'}!")
 
     async def WatchGreetings(  # noqa: N802
-        self, request: pb.WatchGreetingsRequest, context: grpc.aio.ServicerContext[pb.WatchGreetingsRequest, pb.WatchGreetingsResponse]
+        self,
+        request: pb.WatchGreetingsRequest,
+        context: grpc.aio.ServicerContext[pb.WatchGreetingsRequest, pb.WatchGreetingsResponse],
     ) -> AsyncIterator[pb.WatchGreetingsResponse]:
         interval = request.interval.ToTimedelta().total_seconds() if request.HasField("interval") else 1.0
         if not 0.001 <= interval <= 3600:

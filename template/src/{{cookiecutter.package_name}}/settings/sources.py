@@ -11,6 +11,7 @@ import dotenv
 from pydantic import BaseModel, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources.utils import parse_env_vars
 
 from ..defaults import PREFIX
 from . import validation
@@ -31,7 +32,7 @@ class _Source(EnvSettingsSource):
         found = read(os.environ)
         if problems := list(_unknown(found)):
             raise SettingsError("\n".join(problems))
-        return {name.lower(): value for name, (value, _) in found.items()}
+        return parse_env_vars({name: value for name, (value, _) in found.items()}, parse_none_str=self.env_parse_none_str)
 
 
 class Settings(BaseSettings):

@@ -1,0 +1,33 @@
+"""What tests share: settings that come from the test alone, and the server in this process."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from {{ cookiecutter.package_name }}.defaults import PREFIX
+from {{ cookiecutter.package_name }}.server import servicer
+from {{ cookiecutter.package_name }}.server.app import build
+from {{ cookiecutter.package_name }}.settings import Server, Settings
+from {{ cookiecutter.package_name }}.telemetry import Telemetry
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_developers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the `.env` in the project's folder nor variables count."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    """Where the server with all of its services listens, for as long as the test runs."""
+    settings = Settings(server=Server(host="127.0.0.1", port=0))
+    async with servicer.services(settings) as services:
+        app = await build(settings, Telemetry(), services)
+        await app.start()
+        yield f"127.0.0.1:{app.port}"
+        await app.server.stop(0)
+        await app.close()
