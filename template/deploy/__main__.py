@@ -58,20 +58,21 @@ class Commands:
         """what make certs has written, as the Secrets of components/mtls, in cert-manager's layout"""
         self.kubectl.check_cluster()
         self._namespace()
-        for name in (SERVER, CLIENT):
-            folder = FOLDER.parent / "certs" / name.rpartition("-")[2]
+        files = ("tls.crt", "tls.key", "ca.crt")
+        # Server-side, or kubectl would keep a copy of the key in an annotation.
+        who = ("--server-side", "--force-conflicts", "--field-manager=make-secrets")
+        for side in (SERVER, CLIENT):
+            name, folder = f"{side}-tls", FOLDER.parent / "certs" / side.rpartition("-")[2]
             try:
-                data = {file: base64.b64encode((folder / file).read_bytes()).decode() for file in ("tls.crt", "tls.key", "ca.crt")}
+                data = {file: base64.b64encode((folder / file).read_bytes()).decode() for file in files}
             except OSError as error:
                 raise RefusedError(f"{error.filename} cannot be read: {error.strerror}; make certs writes it") from None
             if self.site.dry_run:
-                print(f"would write the Secret {name}-tls from {folder}")
+                print(f"would write the Secret {name} from {folder}")
                 continue
-            secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": f"{name}-tls"}, "data": data}
-            # Server-side, or kubectl would keep a copy of the key in an annotation.
-            who = ("--server-side", "--force-conflicts", "--field-manager=make-secrets")
+            secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name}, "data": data}
             self.kubectl.call("apply", "--filename=-", *who, given=json.dumps(secret))
-            print(f"Secret {name}-tls written in the namespace {self.kubectl.own_namespace()}; pods have it within a minute and a half")
+            print(f"Secret {name} written in the namespace {self.kubectl.own_namespace()}; pods have it within two minutes")
 
     def deploy(self) -> None:
         """build, deliver, apply, wait, delete what is no longer wanted"""

@@ -58,7 +58,8 @@ def names(side: str, namespace: str) -> list[str]:
     services = [f"{SLUG}-server", f"{SLUG}-server-headless"] if side == "server" else [f"{SLUG}-client"]
     domains = ["", f".{namespace}", f".{namespace}.svc", f".{namespace}.svc.cluster.local"]
     local = ["127.0.0.1", "::1", "localhost"] if side == "server" else []
-    return [*(name + end for name in services for end in domains), *local, f"spiffe://cluster.local/ns/{namespace}/sa/{SLUG}-{side}"]
+    dns = [name + end for name in services for end in domains]
+    return [*dns, *local, f"spiffe://cluster.local/ns/{namespace}/sa/{SLUG}-{side}"]
 
 
 def write(folder: Path, pair: Pair, trusted: bytes = b"") -> None:

@@ -48,7 +48,7 @@ class Site:
         try:
             timeout = float(variables.get("TIMEOUT") or 300)
         except ValueError:
-            raise RefusedError(f"TIMEOUT={variables['TIMEOUT']} is not a number of seconds; write for example TIMEOUT=300") from None
+            raise RefusedError(f"TIMEOUT={variables['TIMEOUT']} is not a number of seconds; write TIMEOUT=300") from None
         return cls(
             discovery=_one_of("DISCOVERY", variables.get("DISCOVERY") or DISCOVERY, _folders("overlays")),
             components=tuple(

@@ -1,32 +1,75 @@
-"""What kubectl makes of deploy/, for tests: objects by kind and name, and which connections the network policies admit."""
+"""What kubectl makes of a baked project's deploy/: objects by kind and name, and which connections the network policies admit."""
 
 import functools
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from deploy import project
-from deploy.kubectl import Kubectl
-from deploy.manifests import render
-from deploy.site import FOLDER, Site
+
+from tests.bake import ROOT, SLUG, bake
 
 NEEDS_KUBECTL = pytest.mark.skipif(
     shutil.which("kubectl") is None, reason="needs kubectl on PATH, and no cluster: https://kubernetes.io/docs/tasks/tools"
 )
-MODES = sorted(path.name for path in (FOLDER / "overlays").iterdir())
-BESIDE = ("autoscale", "mtls", "zones")
-"""Components that fit every mode."""
+MODES = sorted(path.name for path in (ROOT / "template" / "deploy" / "overlays").iterdir())
+COMPONENTS = ("autoscale", "mtls", "zones")
+"""Those that fit every mode."""
+
+VENV = ROOT / "build" / "venv"
+PREFIX = f"{SLUG.upper()}__"
+
+ENDPOINT_SLICES = [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}]
+"""The rules of a Role: what a caller by the Kubernetes API may do, and nothing else."""
 
 Object = dict[str, Any]
 
 
 @functools.cache
-def objects(mode: str, *components: str, image: str = "registry.example.com/pair:1") -> tuple[Object, ...]:
+def project() -> Path:
+    """The default project, baked once, with its stubs."""
+    made = bake(Path(tempfile.mkdtemp(prefix="rendered-")))
+    make(made, "stubs", VENV=str(VENV))
+    return made
+
+
+def deploy(
+    target: str, *arguments: str, folder: Path | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`python -m deploy` as make calls it, whatever comes of it."""
+    command = [sys.executable, "-B", "-m", "deploy", target, *arguments]
+    environment = {**os.environ, **(variables or {})}
+    return subprocess.run(command, cwd=folder or project(), env=environment, capture_output=True, text=True, timeout=60)
+
+
+def make(folder: Path, target: str, **variables: str) -> str:
+    """What a make target prints. Raises AssertionError where it fails."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTEST"))}
+    command = ["make", "-s", target, *(f"{name}={value}" for name, value in variables.items())]
+    done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@functools.cache
+def objects(mode: str, *components: str) -> tuple[Object, ...]:
     """All objects of a mode, as `make manifests` prints them."""
-    site = Site.of({"DISCOVERY": mode, "COMPONENTS": " ".join(components)})
-    return tuple(yaml.safe_load_all(render(Kubectl(), site, image)))
+    return tuple(yaml.safe_load_all(make(project(), "manifests", DISCOVERY=mode, COMPONENTS=" ".join(components))))
+
+
+def kustomize(folder: Path) -> list[Object]:
+    """What `kubectl kustomize` makes of a folder as it lies."""
+    command = ["kubectl", "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def of_kind(mode: str, kind: str, *components: str) -> dict[str, Object]:
@@ -41,8 +84,8 @@ def pods(mode: str, *components: str) -> dict[str, Object]:
 
 
 def environment(mode: str, role: str, *components: str) -> dict[str, str]:
-    """What the role's container is given; what only a running pod knows is an example."""
-    container = pods(mode, *components)[f"{project.SLUG}-{role}"]["spec"]["containers"][0]
+    """What the role's container gets; what only a running pod knows is an example."""
+    container = pods(mode, *components)[f"{SLUG}-{role}"]["spec"]["containers"][0]
     found: dict[str, str] = {}
     for source in container["envFrom"]:
         found |= of_kind(mode, "ConfigMap", *components)[source["configMapRef"]["name"]]["data"]
@@ -54,9 +97,32 @@ def environment(mode: str, role: str, *components: str) -> dict[str, str]:
     return found
 
 
+@functools.cache
+def settings(mode: str, role: str, *components: str) -> dict[str, str]:
+    """What the program makes of its environment in the pod: the settings in force, less the prefix. A name that is no setting is refused."""
+    given = environment(mode, role, *components)
+    given.pop(f"{PREFIX}SETTINGS_DIR", None)  # no Secret is mounted here
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    clean["PYTHONPATH"] = str(project() / "src")
+    command = [str(VENV / "bin" / "python"), "-m", f"{SLUG}.server", "--print-settings"]
+    with tempfile.TemporaryDirectory() as empty:
+        done = subprocess.run(command, cwd=empty, env=clean | given, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    pairs = (line.split("=", 1) for line in done.stdout.splitlines() if line.startswith(PREFIX))
+    return {name.removeprefix(PREFIX): value for name, value in pairs}
+
+
+def seconds(setting: str) -> float:
+    """A duration as settings print it."""
+    for end, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
+        if setting.endswith(end):
+            return float(setting.removesuffix(end)) * factor
+    raise ValueError(setting)
+
+
 @dataclass(frozen=True)
 class Flow:
-    """One connection: between pods by their labels, None for what is no pod of the namespace."""
+    """One connection: between pods by their labels, None for what is not a pod of the namespace."""
 
     source: dict[str, str] | None
     destination: dict[str, str] | None

@@ -1,42 +1,46 @@
 """deploy/, rendered by kubectl without a cluster: every overlay, with and without the components that fit it."""
 
 import itertools
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 
-from deploy import project
-from deploy.rollout import KINDS
 from discovery.target import parse
+from tests.bake import SLUG, bake
 
-from {{ cookiecutter.package_name }}.defaults import TARGET
-from {{ cookiecutter.package_name }}.probes import LIVENESS
-from {{ cookiecutter.package_name }}.settings import Settings
-from {{ cookiecutter.package_name }}.settings_command import leaves
-
-from .rendered import BESIDE, MODES, NEEDS_KUBECTL, Flow, admitted, environment, objects, of_kind, pods
+from .rendered import (
+    COMPONENTS,
+    ENDPOINT_SLICES,
+    MODES,
+    NEEDS_KUBECTL,
+    PREFIX,
+    Flow,
+    admitted,
+    environment,
+    make,
+    objects,
+    of_kind,
+    pods,
+    project,
+    seconds,
+    settings,
+)
 
 pytestmark = NEEDS_KUBECTL
 
 VERSIONS = ("1.31", "1.34", "1.37")
 """Of Kubernetes: the oldest that is supported, one between, the newest whose schemas are here."""
 
-SERVER, CLIENT, ETCD = (f"{project.SLUG}-{role}" for role in ("server", "client", "etcd"))
+SERVER, CLIENT, ETCD = (f"{SLUG}-{role}" for role in ("server", "client", "etcd"))
 PART_OF = "app.kubernetes.io/part-of"
 
 
-def settings(monkeypatch: pytest.MonkeyPatch, mode: str, role: str, *components: str) -> Settings:
-    """What the program makes of its environment in the pod."""
-    for name, value in environment(mode, role, *components).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("SETTINGS_DIR", raising=False)
-    return Settings(_env_file=None)  # type: ignore[call-arg]
-
-
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize(("mode", "components"), list(itertools.product(MODES, [(), BESIDE])))
+@pytest.mark.parametrize(("mode", "components"), list(itertools.product(MODES, [(), COMPONENTS])))
 def test_every_object_fits_the_schema(mode: str, components: tuple[str, ...], version: str) -> None:
     """Of every supported version of Kubernetes; a field that is none is a mistake."""
     for item in objects(mode, *components):
@@ -45,16 +49,17 @@ def test_every_object_fits_the_schema(mode: str, components: tuple[str, ...], ve
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_object_is_the_projects_by_name_and_label(mode: str) -> None:
-    """So two projects share a namespace, and what undeploy deletes is all there is."""
-    for item in objects(mode, *BESIDE):
-        assert item["metadata"]["name"].startswith(f"{project.SLUG}-")
-        assert item["metadata"]["labels"][PART_OF] == project.SLUG
-        assert KINDS.find(item["kind"].lower().rstrip("y")) >= 0, f"{item['kind']} is not in rollout.KINDS"
+    """So that two projects can share a namespace, and what undeploy deletes is all there is."""
+    kinds = re.findall(r"[a-z]+", (project() / "deploy" / "rollout.py").read_text().partition("KINDS = (")[2].partition(")")[0])
+    for item in objects(mode, *COMPONENTS):
+        assert item["metadata"]["name"].startswith(f"{SLUG}-")
+        assert item["metadata"]["labels"][PART_OF] == SLUG
+        assert re.sub("y$", "ie", item["kind"].lower()) + "s" in kinds, f"{item['kind']} is not in rollout.KINDS"
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_selector_selects_the_projects_own_pods_only(mode: str) -> None:
-    """By name and project; and each selects some."""
+    """By name and project; and each selects at least one."""
     labels = [pod["metadata"]["labels"] for pod in pods(mode).values()]
     selectors = [item["spec"]["selector"] for item in of_kind(mode, "Service").values()]
     selectors += [
@@ -64,58 +69,68 @@ def test_every_selector_selects_the_projects_own_pods_only(mode: str) -> None:
     ]
     selectors += [item["spec"]["podSelector"]["matchLabels"] for item in of_kind(mode, "NetworkPolicy").values()]
     for selector in selectors:
-        assert selector[PART_OF] == project.SLUG
+        assert selector[PART_OF] == SLUG
         assert [found for found in labels if selector.items() <= found.items()]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_pods_have_the_time_that_a_drain_takes(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_the_pods_have_the_time_that_a_drain_takes(mode: str) -> None:
     """What the settings count with is what Kubernetes gives; the settings refuse what does not fit into it."""
-    given = settings(monkeypatch, mode, "server")
+    given = settings(mode, "server")
     spec = pods(mode)[SERVER]["spec"]
-    assert spec["terminationGracePeriodSeconds"] == given.server.drain.termination_grace
-    assert "lifecycle" not in spec["containers"][0] or given.server.drain.pre_stop
-    assert pods(mode)[CLIENT]["spec"]["terminationGracePeriodSeconds"] >= settings(monkeypatch, mode, "client").client.timeout + 5
+    assert spec["terminationGracePeriodSeconds"] == seconds(given["SERVER__DRAIN__TERMINATION_GRACE"])
+    assert "lifecycle" not in spec["containers"][0] or seconds(given["SERVER__DRAIN__PRE_STOP"])
+    assert pods(mode)[CLIENT]["spec"]["terminationGracePeriodSeconds"] >= seconds(settings(mode, "client")["CLIENT__TIMEOUT"]) + 5
 
 
+@pytest.mark.parametrize("role", ["server", "client"])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_variable_is_a_setting(mode: str) -> None:
-    """One that is mistyped would be ignored without a word. TLS belongs to its component."""
-    known = {name for name, _, _ in leaves(Settings)} | {"POD_NAMESPACE", "SETTINGS_DIR"}
+def test_every_variable_is_a_setting(mode: str, role: str) -> None:
+    """The program refuses a name with its prefix that is none."""
+    assert settings(mode, role, "zones")["LOG__FORMAT"] == "json"
+
+
+def test_every_variable_of_mtls_is_a_setting() -> None:
+    """Its files are not here, so only the names are compared."""
     for role in ("server", "client"):
-        assert set(environment(mode, role, "zones")) <= known
+        names = {name.removeprefix(PREFIX) for name in environment(MODES[0], role, "mtls")}
+        assert {"TLS__MODE", "TLS__CERTIFICATE", "TLS__KEY", "TLS__CA"} <= names <= settings(MODES[0], role).keys()
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_target_leads_to_what_is_there(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_the_target_leads_to_what_is_there(mode: str) -> None:
     """A Service with that port, or the name under which the servers register."""
-    client, server = settings(monkeypatch, mode, "client"), settings(monkeypatch, mode, "server")
-    target = parse(client.client.target)
+    client, server = settings(mode, "client"), settings(mode, "server")
+    target = parse(client["CLIENT__TARGET"])
     services = of_kind(mode, "Service")
     if target.scheme == "etcd":
-        assert server.registration.target == client.client.target
-        assert server.registration.address
-        assert server.discovery.etcd == client.discovery.etcd
-        for endpoint in server.discovery.etcd.endpoints if ETCD in services else ():
+        assert server["REGISTRATION__TARGET"] == client["CLIENT__TARGET"]
+        assert server["REGISTRATION__ADDRESS"]
+        for name in ("DISCOVERY__ETCD__ENDPOINTS", "DISCOVERY__ETCD__CA"):
+            assert server[name] == client[name]
+        for endpoint in json.loads(server["DISCOVERY__ETCD__ENDPOINTS"]) if ETCD in services else ():
             host, _, port = endpoint.partition(":")
             assert services[host]["spec"]["ports"][0]["port"] == int(port)
         return
-    assert server.registration.target is None
+    assert server["REGISTRATION__TARGET"] == "none"
     name, _, port = target.name.partition(":")
     spec = services[name]["spec"]
     assert (spec.get("clusterIP") == "None") is (mode in ("dns", "native-dns"))
     assert (port or target.port) in (str(spec["ports"][0]["port"]), spec["ports"][0]["name"])
 
 
-def test_the_default_mode_is_the_one_that_the_code_defaults_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """defaults.py and the overlay say the same."""
-    assert settings(monkeypatch, project.DISCOVERY, "client").client.target == TARGET
+@pytest.mark.parametrize("discovery", ["kubernetes", "dns", "etcd"])
+def test_the_default_mode_is_the_one_that_the_code_defaults_to(tmp_path: Path, discovery: str) -> None:
+    """The program without a setting, and the overlay that is deployed without a choice, by the answer to cookiecutter's question."""
+    made = bake(tmp_path, discovery=discovery)
+    [target] = re.findall(r'^TARGET = "(.*)"', (made / "src" / SLUG / "defaults.py").read_text(), re.MULTILINE)
+    assert f"{PREFIX}CLIENT__TARGET: {target}\n" in make(made, "manifests")
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_pod_fits_the_restricted_standard(mode: str) -> None:
-    """https://kubernetes.io/docs/concepts/security/pod-security-standards, and a root that cannot be written."""
-    for pod in pods(mode, *BESIDE).values():
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards, and a root that cannot be written to."""
+    for pod in pods(mode, *COMPONENTS).values():
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["runAsUser"] > 0
@@ -137,13 +152,11 @@ def patience(probe: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_probes_ask_the_ports_of_the_settings_and_only_liveness_is_patient(
-    monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
+def test_the_probes_ask_the_ports_of_the_settings_and_only_liveness_is_patient(mode: str) -> None:
     """A registry that is down, or a drain, must not restart a pod: liveness asks for a name that says neither."""
     ports = {
-        SERVER: settings(monkeypatch, mode, "server").server.port,
-        CLIENT: settings(monkeypatch, mode, "client").client.health_port,
+        SERVER: int(settings(mode, "server")["SERVER__PORT"]),
+        CLIENT: int(settings(mode, "client")["CLIENT__HEALTH_PORT"]),
     }
     for name, port in ports.items():
         container = pods(mode)[name]["spec"]["containers"][0]
@@ -154,7 +167,7 @@ def test_the_probes_ask_the_ports_of_the_settings_and_only_liveness_is_patient(
             alive["grpc"]["port"],
             container["ports"][0]["containerPort"],
         } == {port}
-        assert (alive["grpc"]["service"], ready["grpc"].get("service", "")) == (LIVENESS, "")
+        assert (alive["grpc"]["service"], ready["grpc"].get("service", "")) == ("liveness", "")
         assert patience(ready) <= 10 < patience(startup) <= patience(alive)
 
 
@@ -164,9 +177,7 @@ def test_only_the_kubernetes_mode_may_ask_the_api_and_only_for_slices(mode: str)
     roles = of_kind(mode, "Role")
     tokens = {name for name, pod in pods(mode).items() if pod["spec"].get("automountServiceAccountToken") is not False}
     if mode == "kubernetes":
-        assert roles[CLIENT]["rules"] == [
-            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}
-        ]
+        assert roles[CLIENT]["rules"] == ENDPOINT_SLICES
         assert tokens == {CLIENT}
     else:
         assert (roles, tokens) == ({}, set())
@@ -211,13 +222,13 @@ def test_settings_have_names_that_change_with_them(mode: str) -> None:
         assert re.fullmatch("[a-z0-9]{10}", content)
 
 
-def test_zones_are_told_and_spread_over() -> None:
+def test_every_pod_knows_its_zone_and_servers_are_spread_over_them() -> None:
     """With the component."""
     for role in ("server", "client"):
         [zone] = [
             entry
-            for entry in pods(MODES[0], "zones")[f"{project.SLUG}-{role}"]["spec"]["containers"][0]["env"]
-            if entry["name"] == "DISCOVERY__ZONE"
+            for entry in pods(MODES[0], "zones")[f"{SLUG}-{role}"]["spec"]["containers"][0]["env"]
+            if entry["name"] == f"{PREFIX}DISCOVERY__ZONE"
         ]
         assert zone["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['topology.kubernetes.io/zone']"
     constraints = pods(MODES[0], "zones")[SERVER]["spec"]["topologySpreadConstraints"]
@@ -233,7 +244,7 @@ def test_an_autoscaler_owns_the_number_of_servers() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_rollout_takes_no_server_before_its_successor_is_known(mode: str) -> None:
-    """Where DNS tells of servers, old ones stay as long as its answers may be old: 30 s in CoreDNS, and what the client adds."""
+    """With DNS, old servers stay as long as its answers may be old: 30 s in CoreDNS, and what the client adds."""
     spec = of_kind(mode, "Deployment")[SERVER]["spec"]
     assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     assert spec.get("minReadySeconds", 0) >= {"dns": 35, "native-dns": 63}.get(mode, 0)
