@@ -22,7 +22,7 @@ MAX_IN_FLIGHT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One call. started: `time.monotonic()` seconds.  duration: seconds.  server: who answered, empty if nobody.  code: gRPC's name."""
+    """One call. started: `time.monotonic()` seconds.  duration: seconds.  server: the one that answered, empty if none did.  code: gRPC's name."""
 
     started: float
     duration: float

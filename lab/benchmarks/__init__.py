@@ -1,1 +1,1 @@
-"""What discovery costs and how fast it is, each figure beside a peer in the same run; `python -m benchmarks`."""
+"""What discovery costs and how fast it is, each figure beside a peer in the same run; `python -m lab.benchmarks`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [PART]`: the table, and the same as JSON; the part `stress` is the long runs."""
+"""`python -m lab.benchmarks [PART]`: the table, and the same as JSON; the part `stress` is the long runs."""
 
 import argparse
 import functools
@@ -11,18 +11,18 @@ from pathlib import Path
 
 import grpc
 
+from ..project import ProjectError, add_arguments, chosen
 from . import client_process, cpu_per_rpc, first_rpc, registries, rolling_restart, server_interceptors, stress, update_cost, zones
 from .report import Row, as_json, from_json, table
 
-PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+PARTS = ("cpu", "update", "first", "server", "registries", "zones", "client", "rolling")
+OF_DISCOVERY: dict[str, Callable[[], Iterator[Row]]] = {
     "cpu": cpu_per_rpc.measure,
     "update": update_cost.measure,
     "first": first_rpc.measure,
-    "server": server_interceptors.measure,
     "registries": registries.measure,
     "zones": zones.measure,
     "client": client_process.measure,
-    "rolling": rolling_restart.measure,
 }
 
 
@@ -36,7 +36,7 @@ An update swaps one endpoint. Goals are promises; a missed one is shown as it is
 
 
 def _stress(seconds: float) -> Iterator[Row]:
-    """The long runs, each told when it has ended."""
+    """The long runs, each printed when it has ended."""
     for outcome in stress.run(seconds):
         print(
             f"{'held  ' if outcome.held else 'BROKEN'}  {outcome.promise} {' '.join(outcome.wrong[:3])}",
@@ -47,8 +47,9 @@ def _stress(seconds: float) -> Iterator[Row]:
 
 
 def main() -> int:
-    """Status 1 where a long run failed; a missed goal of another part is shown, not punished: this machine may be busy."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    """Status 1 where a long run failed; a missed goal of another part is shown and no failure: this machine may be busy."""
+    parser = argparse.ArgumentParser(prog="python -m lab.benchmarks")
+    add_arguments(parser)
     parser.add_argument("part", nargs="?", choices=[*PARTS, "stress"], help="only this one; by itself, all but stress")
     parser.add_argument("--seconds", type=float, default=600.0, help="how long stress goes on changing a set (600)")
     parser.add_argument(
@@ -58,26 +59,35 @@ def main() -> int:
         "--page", type=Path, help="write all that is there as a page of the documentation, such as docs/benchmarks.md"
     )
     arguments = parser.parse_args()
-    parts: dict[str, Callable[[], Iterator[Row]]] = {**PARTS, "stress": functools.partial(_stress, arguments.seconds)}
+    project = functools.cache(lambda: chosen(arguments, "benchmarks"))
+    parts: dict[str, Callable[[], Iterator[Row]]] = {
+        **OF_DISCOVERY,
+        "server": lambda: server_interceptors.measure(project()),
+        "rolling": lambda: rolling_restart.measure(project()),
+        "stress": functools.partial(_stress, arguments.seconds),
+    }
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, grpcio {grpc.__version__}"
     kept = _kept(arguments.json, machine)
     measured: list[Row] = []
     for name in [arguments.part] if arguments.part else PARTS:
         print(f"measuring: {name}", file=sys.stderr, flush=True)
-        kept[name] = list(parts[name]())
+        try:
+            kept[name] = list(parts[name]())
+        except ProjectError as error:
+            parser.error(str(error))
         measured += kept[name]
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {"machine": machine, "parts": {part: as_json(kept[part]) for part in parts if part in kept}}
+        content = {"machine": machine, "parts": {part: as_json(kept[part]) for part in (*PARTS, "stress") if part in kept}}
         arguments.json.write_text(json.dumps(content, indent=2) + "\n")
     print("\n".join([machine, "", *table(measured)]))
     if arguments.page:
-        everything = [each for part in parts for each in kept.get(part, ())]
+        everything = [each for part in (*PARTS, "stress") for each in kept.get(part, ())]
         arguments.page.write_text("\n".join([_HEAD, machine + ".", "", *table(everything), ""]))
     return 1 if arguments.part == "stress" and any(each.met is False for each in measured) else 0
 
 
 def _kept(path: Path, machine: str) -> dict[str, list[Row]]:
-    """What other runs on the same machine have measured, by part."""
+    """The figures of other runs on the same machine, by part."""
     if not path.exists():
         return {}
     content = json.loads(path.read_text())

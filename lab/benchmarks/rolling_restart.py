@@ -1,103 +1,89 @@
-"""A generated project's servers restarted one after the other while its own client calls without retries: who loses a call?
+"""A project's servers restarted one after the other while a client calls without retries: how many calls fail?
 
 Servers are the project's processes and end by its drain. On `static` nothing but their health tells the client; on `etcd` they
-register and deregister themselves. The next server goes when the one before says SERVING, as in a Deployment.
+register and deregister themselves. The next server goes when the one before is SERVING, as in a Deployment.
 """
 
+import asyncio
 import json
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from tests.bake import ROOT, bake
+import discovery
+from lab.load import Client, Load, Options, Result
+from lab.project import Project
+from lab.servers import Server, places
 
 from .registries.writers import etcd_server
 from .report import Row, row
 
 ROUNDS, CALLS, RATE = 10, 10_000, 1000
+ADDRESSES = ("127.0.2.1", "127.0.2.2", "127.0.2.3")
 
-_PROGRAM = """
-import asyncio, json, sys
-from collections import Counter
-from demo.pair import GreeterClient, Loop, Settings
-from demo.servers import Server, places
 
-registry, rounds, calls, rate = sys.argv[1], *map(int, sys.argv[2:5])
+@dataclass
+class Round:
+    """One restart of all servers. enough: set when `wanted` calls have ended.   slowest: milliseconds."""
 
-async def main():
-    told = {"SERVER__MAX_CONCURRENT_RPCS": "none"}
-    etcd = {"etcd": {"endpoints": (registry,)}} if registry else {}
+    wanted: int
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+    calls: int = 0
+    failed: int = 0
+    slowest: float = 0.0
+
+    def add(self, result: Result) -> None:
+        self.calls += 1
+        self.failed += result.code != "OK"
+        self.slowest = max(self.slowest, result.duration * 1000)
+        if self.calls >= self.wanted:
+            self.enough.set()
+
+
+def measure(project: Project, rounds: int = ROUNDS, calls: int = CALLS) -> Iterator[Row]:
+    """A call that waits for a server counts as slow, not as failed: its deadline is 20 s."""
+    yield from _rows("static", asyncio.run(_rounds(project, "", rounds, calls)))
+    if shutil.which("etcd"):
+        with etcd_server() as server:
+            yield from _rows("etcd", asyncio.run(_rounds(project, server.address, rounds, calls)))
+
+
+def _rows(name: str, found: list[Round]) -> Iterator[Row]:
+    what = f"{name}: {len(found)} rolling restarts of 3 servers, no retry"
+    yield row(f"{what}: calls in each", "calls", [each.calls for each in found], CALLS, at_least=True)
+    yield row(f"{what}: failed calls in all", "calls", [sum(each.failed for each in found)], 0)
+    yield row(f"{what}: the slowest call in each", "ms", [each.slowest for each in found])
+
+
+async def _rounds(project: Project, registry: str, rounds: int, calls: int) -> list[Round]:
+    servers = [Server(project, f"server-{number}", *place) for number, place in enumerate(places(ADDRESSES), 1)]
+    target, config = "static:///" + ",".join(server.authority for server in servers), discovery.Config()
     if registry:
-        told |= {"REGISTRATION__TARGET": "etcd:///rolling", "DISCOVERY__ETCD__ENDPOINTS": json.dumps([registry])}
-    servers = [Server(f"server-{number}", *place) for number, place in enumerate(places(["127.0.2.1", "127.0.2.2", "127.0.2.3"]), 1)]
-    for server in servers:
-        server.told = {**told, **({"REGISTRATION__ADDRESS": server.authority} if registry else {})}
-    target = "etcd:///rolling" if registry else "static:///" + ",".join(server.authority for server in servers)
-    settings = Settings(
-        client={"target": target, "rate": rate, "retry": {"enabled": False}, "timeout": 20.0}, discovery=etcd,
-        server={"max_connection_age_grace": 30.0},
-    )
-    codes, slowest, made = Counter(), 0.0, 0
-    def told_of(result):
-        nonlocal made, slowest
-        made += 1
-        codes[result.code] += 1
-        slowest = max(slowest, result.duration)
-    found = []
+        target, config = "etcd:///rolling", discovery.Config(etcd=discovery.Etcd(endpoints=(registry,)))
+        for server in servers:
+            server.settings = {
+                "REGISTRATION__TARGET": target,
+                "REGISTRATION__ADDRESS": server.authority,
+                "DISCOVERY__ETCD__ENDPOINTS": json.dumps([registry]),
+            }
+    found = [Round(calls)]
     try:
         for server in servers:
             await server.start()
-        async with GreeterClient.connect(settings) as greeter:
-            await greeter.greet("x")
+        async with Client(target, Options(timeout=20.0, retries=False, config=config)) as client:
+            await client.call()
             stopping = asyncio.Event()
-            going = asyncio.create_task(Loop(greeter, settings.client, told_of).run(stopping))
+            calling = asyncio.create_task(Load(client, RATE, lambda result: found[-1].add(result)).run(stopping))
             for number in range(rounds):
-                slowest, before, good = 0.0, made, codes["OK"]
+                if number:
+                    found.append(Round(calls))
                 for server in servers:
                     server.drain()
                     await server.ended()
                     await server.start()
-                while made < before + calls:
-                    await asyncio.sleep(0.05)
-                calls_here = made - before
-                found.append({"calls": calls_here, "failed": calls_here - codes["OK"] + good, "slowest": slowest * 1000})
+                await found[-1].enough.wait()
             stopping.set()
-            await going
+            await calling
     finally:
         await asyncio.gather(*(server.close() for server in servers))
-    print(json.dumps(found))
-
-asyncio.run(main())
-"""
-
-
-def measure(rounds: int = ROUNDS, calls: int = CALLS) -> Iterator[Row]:
-    """A call that waits for a server counts as slow, not as failed: its deadline is 20 s."""
-    with tempfile.TemporaryDirectory() as folder:
-        project = bake(Path(folder))
-        yield from _rows("static", _rounds(project, "", rounds, calls))
-        if shutil.which("etcd"):
-            with etcd_server() as server:
-                yield from _rows("etcd", _rounds(project, server.address, rounds, calls))
-
-
-def _rows(name: str, found: list[dict[str, float]]) -> Iterator[Row]:
-    what = f"{name}: {len(found)} rolling restarts of 3 servers, no retry"
-    yield row(f"{what}: calls in each", "calls", [each["calls"] for each in found], CALLS, at_least=True)
-    yield row(f"{what}: failed calls in all", "calls", [sum(each["failed"] for each in found)], 0)
-    yield row(f"{what}: the slowest call in each", "ms", [each["slowest"] for each in found])
-
-
-def _rounds(project: Path, registry: str, rounds: int, calls: int) -> list[dict[str, float]]:
-    environment = ROOT / "build" / "venv"
-    subprocess.run(["make", "-s", "-C", project, environment / "installed", f"VENV={environment}"], check=True)
-    done = subprocess.run(
-        [environment / "bin" / "python", "-c", _PROGRAM, registry, str(rounds), str(calls), str(RATE)],
-        cwd=project, env={"PYTHONPATH": "src:."}, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"the rolling restart could not be made: {done.stderr[-2000:]}")
-    found: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     return found

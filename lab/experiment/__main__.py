@@ -1,10 +1,9 @@
-"""`python -m experiment`: run the story in every mode on the cluster, write what was seen, judge it.
+"""`python -m lab.experiment`: run the scenario in every mode on the cluster, write what was seen, check what was promised.
 
 Status 0 if all held, 1 if not, 2 if a mode could not be run, 130 if it was ended by a signal.
 """
 
 import argparse
-import importlib.util
 import os
 import signal
 import sys
@@ -17,15 +16,16 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from lab.demo.arguments import number
+    from lab.arguments import number
+    from lab.project import ProjectError, add_arguments, chosen
 
-    from .assertions import judge
+    from .assertions import check
     from .cluster import Cluster, ExperimentError, Site
     from .measure import measure
     from .modes import MODES
     from .record import Record
     from .results import rewrite, write
-    from .scenario import Options, Story
+    from .scenario import Options, Scenario
     from .wording import spoken
 except ModuleNotFoundError as error:
     print(
@@ -34,20 +34,15 @@ except ModuleNotFoundError as error:
     raise SystemExit(2) from None
 
 
-def available() -> list[str]:
-    """The modes that this project can be deployed in; some registries may have been left out when it was made."""
-    sources = ("dns", "kubernetes", "etcd")
-    return [name for name in MODES if name not in sources or importlib.util.find_spec(f"discovery.sources.{name}")]
-
-
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """All modes in turn; the status."""
     site = Site(arguments.stop_api, arguments.start_api, arguments.restart_dns)
     options = Options(arguments.rate, arguments.outage, arguments.refresh, arguments.dns_ttl, arguments.quick)
     status, begun = 0, time.monotonic()
-    cluster = Cluster(arguments.project, arguments.namespace)
+    project = chosen(arguments, "experiment")
+    cluster = Cluster(project, arguments.namespace or f"{project.slug}-experiment")
     try:
-        console.print(f"namespace {arguments.namespace} of {cluster.about()}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"namespace {cluster.namespace} of {cluster.about()}", highlight=False, markup=False, soft_wrap=True)
     except ExperimentError as error:
         console.print(f"experiment: {error}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
@@ -57,28 +52,28 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         )
         return 0
     for name in arguments.modes:
-        story = Story(cluster, MODES[name], site, options, _telling(console, name, begun))
+        scenario = Scenario(cluster, MODES[name], site, options, _progress(console, name, begun))
         try:
-            record = story.run()
+            record = scenario.run()
         except ExperimentError as error:
             console.print(f"experiment: {name}: {error}", style="bold red", highlight=False, markup=False, soft_wrap=True)
             status = 2
             continue
-        status = max(status, 0 if _tell(console, record) else 1)
+        status = max(status, 0 if _report(console, record) else 1)
         write(arguments.results, record)
         rewrite(arguments.results)
     return status
 
 
-def _telling(console: Console, mode: str, begun: float) -> Callable[[str], None]:
+def _progress(console: Console, mode: str, begun: float) -> Callable[[str], None]:
     def say(what: str) -> None:
         console.print(f"{time.monotonic() - begun:5.0f} s  {mode:<12}  {what}", highlight=False, markup=False, soft_wrap=True)
 
     return say
 
 
-def _tell(console: Console, record: Record) -> bool:
-    """What was seen in one mode, and what was not as promised; tells whether all was."""
+def _report(console: Console, record: Record) -> bool:
+    """Print what was seen in one mode, and what was not as promised; returns whether all was."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("step", "calls", "failed", "who served", "new pods' first call"):
         table.add_column(heading, justify="right" if heading in ("calls", "failed") else "left", no_wrap=True)
@@ -88,8 +83,8 @@ def _tell(console: Console, record: Record) -> bool:
             line.step.title, str(line.calls), str(line.failures), " ".join(map(str, line.share.values())), ", ".join(found)
         )
     console.print(table)
-    broken = [(step.title, verdict.broken) for step, verdict in zip(record.steps, judge(record), strict=False) if verdict.broken]
-    broken += [("whole", verdict.broken) for verdict in judge(record)[len(record.steps) :] if verdict.broken]
+    outcomes = zip([*(step.title for step in record.steps), "whole"], check(record), strict=True)
+    broken = [(where, outcome.broken) for where, outcome in outcomes if outcome.broken]
     for where, what in broken:
         console.print(f"✗ {where}: {what}", style="red", highlight=False, markup=False, soft_wrap=True)
     console.print(
@@ -101,17 +96,23 @@ def _tell(console: Console, record: Record) -> bool:
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment", description="Pods come and go on the cluster while a client calls, in every mode."
+        prog="python -m lab.experiment", description="Pods come and go on the cluster while a client calls, in every mode."
     )
-    parser.add_argument("--project", required=True, help="what the pair's objects are called by: PROJECT-server, PROJECT-client")
-    parser.add_argument("--namespace", required=True, help="where it is deployed, and taken away again")
-    parser.add_argument("--results", type=Path, required=True, help="the folder that tables, pictures and data go to")
-    parser.add_argument("--modes", type=_modes, default=available(), help=f"some of {','.join(available())}")
-    parser.add_argument("--quick", action="store_true", help="the short story: no part of the cluster itself is disturbed")
+    add_arguments(parser)
+    parser.add_argument(
+        "--namespace", default="", help="where it is deployed, and removed again (default: the project's name and -experiment)"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("build/experiment-results"), help="the folder that tables, pictures and data go to"
+    )
+    parser.add_argument("--modes", type=_modes, default=list(MODES), help=f"some of {','.join(MODES)}")
+    parser.add_argument("--quick", action="store_true", help="the short scenario: no part of the cluster itself is disturbed")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--rate", type=number(10, 2000), default=200.0, help="calls a second (200)")
     parser.add_argument("--outage", type=number(1, 600), default=60.0, help="seconds for which the API server is stopped (60)")
-    parser.add_argument("--refresh", type=number(0.1, 600), default=5.0, help="DISCOVERY__REFRESH of the deployment, seconds (5)")
+    parser.add_argument(
+        "--refresh", type=number(0.1, 600), default=5.0, help="the setting DISCOVERY__REFRESH of the deployment, seconds (5)"
+    )
     parser.add_argument(
         "--dns-ttl", type=number(0, 600), default=30.0, help="for how long the cluster's DNS gives the same answer (30)"
     )
@@ -135,16 +136,19 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         raise SystemExit(run(arguments, Console()))
+    except ProjectError as error:
+        print(f"experiment: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
 def _modes(text: str) -> Any:
     """An argument's type: some of the modes, separated by commas."""
-    names, known = [name for name in text.replace(",", " ").split() if name], available()
+    names, known = [name for name in text.replace(",", " ").split() if name], list(MODES)
     for name in names:
         if name not in known:
-            raise argparse.ArgumentTypeError(f"'{name}' is no mode of this project; there are {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"'{name}' is no mode; there are {', '.join(known)}")
     return names or known
 
 

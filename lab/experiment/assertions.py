@@ -1,8 +1,8 @@
-"""What was promised of each mode, held against what was seen: verdicts for every step, then for the whole. Pure."""
+"""What is promised of each mode, asserted of what was seen: in every step, then in the whole. Pure."""
 
 from collections.abc import Iterator, Sequence
 
-from lab.demo.verdict import Verdict
+from lab.outcome import Outcome
 
 from .measure import Seen, measure, median, numbers, samples
 from .modes import MODES, Mode
@@ -17,13 +17,13 @@ WANTED = 10
 _UNHARMED: tuple[Act, ...] = ("kill", "restart DNS", "stop API", "start API")
 """Steps in which no call fails, in whatever mode: the client makes a failed call again."""
 _CHANGES: tuple[Act, ...] = ("scale up", "scale down", "roll out", "roll out again", "start API")
-"""Steps in which pods come or go in order: where changes are told, no call fails."""
+"""Steps in which pods come or go in order: where the registry pushes changes, no call fails."""
 
 
-def judge(record: Record) -> list[Verdict]:
-    """A verdict for each step, and one for the whole."""
+def check(record: Record) -> list[Outcome]:
+    """What came of each step, and of the whole."""
     mode, seen = MODES[record.mode], measure(record)
-    steps = [Verdict(broken="; ".join(_broken(record, mode, seen[: number + 1]))) for number in range(len(seen))]
+    steps = [Outcome(broken="; ".join(_broken(record, mode, seen[: number + 1]))) for number in range(len(seen))]
     return [*steps, _whole(record, mode, seen)]
 
 
@@ -50,7 +50,7 @@ def _broken(record: Record, mode: Mode, seen: Sequence[Seen]) -> Iterator[str]:
 
 
 def _split(record: Record, mode: Mode, line: Seen) -> Iterator[str]:
-    """Who gets how much, while nothing changes."""
+    """The share of each pod, while nothing changes."""
     counts = ", ".join(f"{_name(record, pod)} {count}" for pod, count in line.share.items())
     if mode.spread == "one":
         if len(line.share) > 1:
@@ -62,7 +62,7 @@ def _split(record: Record, mode: Mode, line: Seen) -> Iterator[str]:
 
 
 def _found(record: Record, mode: Mode, line: Seen) -> Iterator[str]:
-    """Every new pod that stays is called; where the registry is asked, in time. Where it tells, the median of all counts, at the end;
+    """Every new pod that stays is called; where the registry is polled, in time. Where it pushes, the median of all counts, at the end;
     and after the API server's return it is the cluster itself that is late."""
     within = None if mode.pushed or line.step.act == "start API" else mode.within(record.settings)
     latest = None if within is None else within + CONNECTED
@@ -73,21 +73,21 @@ def _found(record: Record, mode: Mode, line: Seen) -> Iterator[str]:
             yield f"the first call of {_name(record, pod)} came {late:.1f} s after it was ready; it should within {latest:.1f} s"
 
 
-def _whole(record: Record, mode: Mode, seen: Sequence[Seen]) -> Verdict:
-    """The median of all new pods, in the modes whose registry tells of changes."""
+def _whole(record: Record, mode: Mode, seen: Sequence[Seen]) -> Outcome:
+    """The median of all new pods, in the modes whose registry pushes changes."""
     middle, count = median(seen), len(samples(seen))
     if not mode.pushed:
-        return Verdict()
+        return Outcome()
     within = mode.within(record.settings)
     if middle is None or within is None:
-        return Verdict(broken="no new pod got a call")
+        return Outcome(broken="no new pod got a call")
     if middle > within:
-        return Verdict(
+        return Outcome(
             broken=f"the median of {count} new pods got its first call {middle * 1000:.0f} ms after it was ready; it should within {within * 1000:.0f} ms"
         )
     if count < WANTED and not record.quick:
-        return Verdict(broken=f"{count} new pods got calls; a median of {WANTED} is wanted")
-    return Verdict()
+        return Outcome(broken=f"{count} new pods got calls; a median of {WANTED} is wanted")
+    return Outcome()
 
 
 def _name(record: Record, pod: str) -> str:

@@ -1,4 +1,4 @@
-"""The pair on the cluster, through the project's own make targets and kubectl: deploy it, change it, break it."""
+"""A project on the cluster, by its own make targets and kubectl: deploy it, change it, break it."""
 
 import contextlib
 import json
@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from lab.project import Project, last_lines
 
 PATIENCE = 300.0
 """Seconds that anything on the cluster may take."""
@@ -27,10 +29,11 @@ class Site:
 
 
 class Cluster:
-    """One project's pair in one namespace of the current KUBECONFIG."""
+    """One project's server and client in one namespace of the current KUBECONFIG."""
 
-    def __init__(self, project: str, namespace: str) -> None:
+    def __init__(self, project: Project, namespace: str) -> None:
         self.project = project
+        self.slug = project.slug
         self.namespace = namespace
         self.built = False
 
@@ -43,7 +46,7 @@ class Cluster:
         return _run(self.command(*arguments), timeout)
 
     def about(self) -> str:
-        """The cluster, so that nobody takes it for another. Raises ExperimentError where there is none."""
+        """The cluster, so that it is not mistaken for another. Raises ExperimentError where there is none."""
         version, nodes = self.check()
         context = self.kubectl("config", "current-context").strip()
         return f"context {context}: Kubernetes {version}, {nodes} node{'s' if nodes > 1 else ''}"
@@ -59,7 +62,7 @@ class Cluster:
 
     def deploy(self, mode: str) -> None:
         """`make deploy`, and wait until all is ready. The image is built once."""
-        self._make("deploy", f"DISCOVERY={mode}", *(["BUILD=no"] if self.built else []))
+        self._make("deploy", DISCOVERY=mode, **({"BUILD": "no"} if self.built else {}))
         self.built = True
         for role in ("server", "client"):
             self.rolled_out(role)
@@ -70,43 +73,43 @@ class Cluster:
 
     @property
     def selector(self) -> str:
-        return f"app.kubernetes.io/part-of={self.project}"
+        return f"app.kubernetes.io/part-of={self.slug}"
 
     def scale(self, pods: int) -> None:
         """The servers. Comes back at once."""
-        self.kubectl("scale", f"deployment/{self.project}-server", f"--replicas={pods}")
+        self.kubectl("scale", f"deployment/{self.slug}-server", f"--replicas={pods}")
 
     def roll_out(self) -> None:
         """A new version of the servers. Comes back when all are new."""
-        self.kubectl("rollout", "restart", f"deployment/{self.project}-server")
+        self.kubectl("rollout", "restart", f"deployment/{self.slug}-server")
         self.rolled_out("server")
 
     def set(self, role: str, **settings: str) -> None:
-        """Change settings of the server or the client, which rolls it out. Comes back when that is done."""
-        pairs = [f"{name}={value}" for name, value in settings.items()]
-        self.kubectl("set", "env", f"deployment/{self.project}-{role}", *pairs)
+        """Change settings of the server or the client, named without the project's prefix, which rolls it out. Comes back when that is done."""
+        pairs = [f"{name}={value}" for name, value in self.project.prefixed(settings).items()]
+        self.kubectl("set", "env", f"deployment/{self.slug}-{role}", *pairs)
         self.rolled_out(role)
 
     def rolled_out(self, role: str) -> None:
         """Wait until all pods are new and ready."""
-        self.kubectl("rollout", "status", f"deployment/{self.project}-{role}", f"--timeout={PATIENCE:.0f}s", timeout=2 * PATIENCE)
+        self.kubectl("rollout", "status", f"deployment/{self.slug}-{role}", f"--timeout={PATIENCE:.0f}s", timeout=2 * PATIENCE)
 
     def kill(self, pod: str) -> None:
         """SIGKILL to a server's process."""
-        self._make("kill", f"POD={pod}")
+        self._make("kill", POD=pod)
 
     def min_ready(self) -> float:
-        """For how many seconds a new pod must be ready before an old one is told to end."""
-        return float(self.kubectl("get", f"deployment/{self.project}-server", "--output=jsonpath={.spec.minReadySeconds}") or 0)
+        """For how many seconds a new pod must be ready before an old one is terminated."""
+        return float(self.kubectl("get", f"deployment/{self.slug}-server", "--output=jsonpath={.spec.minReadySeconds}") or 0)
 
     def may_read_slices(self) -> bool | None:
         """Whether the client's account may list EndpointSlices; None where one may not ask."""
         account = self.kubectl(
-            "get", f"deployment/{self.project}-client", "--output=jsonpath={.spec.template.spec.serviceAccountName}"
+            "get", f"deployment/{self.slug}-client", "--output=jsonpath={.spec.template.spec.serviceAccountName}"
         )
-        who = f"system:serviceaccount:{self.namespace}:{account or 'default'}"
+        account_name = f"system:serviceaccount:{self.namespace}:{account or 'default'}"
         done = subprocess.run(
-            self.command("auth", "can-i", "list", "endpointslices.discovery.k8s.io", f"--as={who}"),
+            self.command("auth", "can-i", "list", "endpointslices.discovery.k8s.io", f"--as={account_name}"),
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -136,8 +139,9 @@ class Cluster:
                 )
             time.sleep(0.2)
 
-    def _make(self, target: str, *variables: str) -> None:
-        _run(["make", "--no-print-directory", target, f"NAMESPACE={self.namespace}", *variables], 600)
+    def _make(self, target: str, **variables: str) -> None:
+        command = self.project.make_command(target, NAMESPACE=self.namespace, **variables)
+        _run(command, 600, self.project.make_environment())
 
 
 def disturb(command: str) -> None:
@@ -155,14 +159,14 @@ def requests_in(metrics: str) -> int:
     return round(sum(map(float, found)))
 
 
-def _run(command: Sequence[str], timeout: float) -> str:
+def _run(command: Sequence[str], timeout: float, environment: Mapping[str, str] | None = None) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
     except subprocess.TimeoutExpired:
         raise ExperimentError(f"`{' '.join(command)}` did not end within {timeout:.0f} s") from None
     except OSError as error:
         raise ExperimentError(f"`{command[0]}` cannot be run: {error}") from None
     if done.returncode:
-        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise ExperimentError(f"`{' '.join(command)}` failed: {'; '.join(said[-4:]) or f'status {done.returncode}'}")
+        reasons = last_lines(done.stderr or done.stdout) or f"status {done.returncode}"
+        raise ExperimentError(f"`{' '.join(command)}` failed: {reasons}")
     return done.stdout

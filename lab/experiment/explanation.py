@@ -31,7 +31,7 @@ In the last step the servers had a MaxConnectionAge of {record.settings["age"]:g
 def _native(record: Record, seen: Sequence[Seen]) -> str:
     age, ttl = record.settings["age"], record.settings["dns_ttl"]
     text = f"""gRPC's own resolver asks DNS for the pods of a headless Service and calls them in turn. It asks again only when a connection breaks.
-MaxConnectionAge is what people set against that, and this mode is deployed with it: a server ends each connection at an age of about {age:g} s, gRPC
+MaxConnectionAge is the usual remedy, and this mode is deployed with it: a server ends each connection at an age of about {age:g} s, gRPC
 asks DNS again, and finds what is new. {_found(seen)} The age is what it costs, and then DNS's own {ttl:g} s, in which CoreDNS gives the same answer:
 an upper bound, not a quick one; and every client connects anew to every pod, all the time."""
     again = step_of(seen, "scale up again")
@@ -40,13 +40,13 @@ an upper bound, not a quick one; and every client connects anew to every pod, al
         text += f"""
 
 The last step shows what it buys. Without MaxConnectionAge, {called or "none"} of {count(len(again.found), "new pod")} got a call in
-{again.step.ended - again.step.began:.0f} s: nothing broke, so nobody asked."""
+{again.step.ended - again.step.began:.0f} s: nothing broke, so DNS was not asked."""
     return text + _lost_to_dns(record, seen)
 
 
 def _dns(record: Record, seen: Sequence[Seen]) -> str:
     refresh, ttl = record.settings["refresh"], record.settings["dns_ttl"]
-    return f"""discovery asks DNS for the pods of a headless Service every {refresh:g} s, whatever the connections do, and leaves the channel as it is. CoreDNS
+    return f"""discovery asks DNS for the pods of a headless Service every {refresh:g} s, whatever the connections do, and keeps the channel as it is. CoreDNS
 gives the same answer for up to {ttl:g} s, so a new pod is found within {refresh + ttl:g} s. {_found(seen)} Nothing needs to be allowed, and
 no connection needs to break.{_lost_to_dns(record, seen)}"""
 
@@ -65,8 +65,8 @@ ready for {waited:g} s before it ends the old ones: it takes {rolled.step.ended 
         failed = ", ".join(f"{line.failures} of {line.calls} ({line.step.title})" for line in lost)
         text += f"""
 
-Calls that failed while pods were replaced: {failed}. A pod that is told to end goes on for {spoken(drains(record))} (the median here). When all that a
-client knows have ended before DNS names others, there is nobody to call. A drain longer than DNS is late prevents it (`SERVER__DRAIN__WAIT`), and so
+Calls that failed while pods were replaced: {failed}. A pod goes on serving after its SIGTERM for {spoken(drains(record))} (the median here). When all pods that a
+client knows have ended before DNS names others, there is no server to call. A drain longer than DNS is late prevents it (`SERVER__DRAIN__WAIT`), and so
 does a smaller `ttl` in CoreDNS."""
     return text
 
@@ -77,14 +77,14 @@ def _kubernetes(record: Record, seen: Sequence[Seen]) -> str:
     if until:
         where = f"""Of that, {spoken(max(0.0, statistics.median(until)))} in the median and {spoken(max(0.0, until[-1]))} at most went by until an EndpointSlice
 had the pod as ready, which is the work of the cluster's own controller; the rest is the client's."""
-    return f"""discovery lists the Service's EndpointSlices and watches them: the API server tells of a change when it happens. {_found(seen)}
+    return f"""discovery lists the Service's EndpointSlices and watches them: the API server sends each change when it happens. {_found(seen)}
 {where} {_lossless(seen)} What it needs is an account that may read EndpointSlices: see [below](#what-push-buys-and-what-it-costs)."""
 
 
 def _etcd(record: Record, seen: Sequence[Seen]) -> str:
     found = samples(seen)
     early = sum(late < 0 for late in found)
-    text = f"""Servers put themselves into etcd under a lease, and take themselves out when they are told to end; clients watch. {_found(seen)}"""
+    text = f"""Servers register themselves in etcd under a lease, and deregister at SIGTERM; clients watch. {_found(seen)}"""
     if early:
         text += (
             f" {early} of {len(found)} were early: a server registers when it listens, the readiness probe asks a moment later."

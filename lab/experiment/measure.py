@@ -1,4 +1,4 @@
-"""What each step showed: who was called, what failed, how soon new pods were found and old ones left. Pure."""
+"""What each step showed: which pods were called, what failed, how soon new pods were found and old ones left. Pure."""
 
 import math
 import statistics
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.demo.verdict import Verdict
+from lab.outcome import Outcome
 
 from .record import Record, Role, Step, What
 
@@ -18,8 +18,8 @@ class Seen:
 
     failed: calls by status code.   skipped: calls that were not made, because too many were under way.   share: answered calls by pod.
     found: for each pod that became ready, the seconds from then to its first answer ever; None if there was none.
-    left: for each pod that was told to end, the seconds from then to the last second in which it answered; 0 if there was none.
-    ready: who was ready at the end.   slow: the worst second's 99th percentile, milliseconds.
+    left: for each pod that was terminated, the seconds from then to the last second in which it answered; 0 if there was none.
+    ready: the pods that were ready at the end.   slow: the worst second's 99th percentile, milliseconds.
     """
 
     step: Step
@@ -54,7 +54,7 @@ def _measure(record: Record, step: Step, begin: float, end: float) -> Seen:
         failed.update(second.errors)
     first = {each.server: each.at for each in reversed(record.firsts)}
     became = {pod: at for pod, at in _moments(record, "server", "ready").items() if begin <= at < end and at > 0}
-    told = {pod: at for pod, at in _moments(record, "server", "terminating").items() if begin <= at < end}
+    terminating = {pod: at for pod, at in _moments(record, "server", "terminating").items() if begin <= at < end}
     return Seen(
         step,
         calls=share.total() + failed.total(),
@@ -62,7 +62,9 @@ def _measure(record: Record, step: Step, begin: float, end: float) -> Seen:
         skipped=sum(second.skipped for second in seconds),
         share=dict(sorted(share.items(), key=lambda item: numbers(record).get(item[0], 0))),
         found={pod: first[pod] - at if pod in first else None for pod, at in became.items()},
-        left={pod: max([0.0, *(each.at - at for each in record.seconds if each.served.get(pod))]) for pod, at in told.items()},
+        left={
+            pod: max([0.0, *(each.at - at for each in record.seconds if each.served.get(pod))]) for pod, at in terminating.items()
+        },
         ready=_ready(record, min(end, step.ended)),
         slow=max((second.slow for second in seconds if second.slow is not None), default=None),
     )
@@ -76,7 +78,7 @@ def _moments(record: Record, role: Role, what: What) -> dict[str, float]:
 
 
 def _ready(record: Record, at: float) -> tuple[str, ...]:
-    """The servers that are ready, and not told to end, at a moment."""
+    """The servers that are ready, and not terminating, at a moment."""
     found: dict[str, None] = {}
     for change in record.changes:
         if change.role == "server" and change.what != "listed" and change.at <= at:
@@ -105,12 +107,12 @@ def median(seen: Sequence[Seen]) -> float | None:
 
 def listed(record: Record, seen: Sequence[Seen]) -> list[float]:
     """Seconds from ready to being so in an EndpointSlice, of the pods that came in the course of it."""
-    told, ready = _moments(record, "server", "listed"), _moments(record, "server", "ready")
-    return sorted(told[pod] - ready[pod] for line in seen for pod in line.found if pod in told)
+    listed_at, ready = _moments(record, "server", "listed"), _moments(record, "server", "ready")
+    return sorted(listed_at[pod] - ready[pod] for line in seen for pod in line.found if pod in listed_at)
 
 
 def lapses(record: Record, step: Step) -> list[float]:
-    """For how many seconds servers that had been ready, and were not told to end, counted as not ready in a step, until they were again."""
+    """For how many seconds servers that had been ready, and were not terminating, counted as not ready in a step, until they were again."""
     since: dict[str, float] = {}
     found = []
     for change in record.changes:
@@ -123,16 +125,16 @@ def lapses(record: Record, step: Step) -> list[float]:
 
 
 def drains(record: Record) -> float:
-    """Seconds from being told to end to the end of a pod: the median, 0 where none ended."""
-    told, gone = _moments(record, "server", "terminating"), _moments(record, "server", "gone")
-    return statistics.median([gone[pod] - at for pod, at in told.items() if pod in gone] or [0.0])
+    """Seconds from a pod's termination, its SIGTERM, to its end: the median, 0 where none ended."""
+    terminating, gone = _moments(record, "server", "terminating"), _moments(record, "server", "gone")
+    return statistics.median([gone[pod] - at for pod, at in terminating.items() if pod in gone] or [0.0])
 
 
-def as_json(seen: Sequence[Seen], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def as_json(seen: Sequence[Seen], outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """For readers of the file; times in seconds, `slow` in milliseconds."""
     found = samples(seen)
     return {
-        "held": not any(verdict.broken for verdict in verdicts),
+        "held": not any(outcome.broken for outcome in outcomes),
         "calls": sum(line.calls for line in seen),
         "failed": sum(line.failures for line in seen),
         "ready_to_first_call": {
@@ -148,10 +150,10 @@ def as_json(seen: Sequence[Seen], verdicts: Sequence[Verdict]) -> dict[str, Any]
                 "failed": line.failed,
                 "share": line.share,
                 "ready_to_first_call": {pod: None if late is None else round(late, 3) for pod, late in line.found.items()},
-                "told_to_end_to_last_call": {pod: round(late, 1) for pod, late in line.left.items()},
+                "terminating_to_last_call": {pod: round(late, 1) for pod, late in line.left.items()},
                 "slow": line.slow,
             }
             for line in seen
         ],
-        "broken": [verdict.broken for verdict in verdicts if verdict.broken],
+        "broken": [outcome.broken for outcome in outcomes if outcome.broken],
     }

@@ -1,11 +1,11 @@
-"""The modes in which the pair is deployed, and what theory promises of each. Pure."""
+"""The modes in which the pair is deployed, and what is promised of each. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 PUSHED = 0.25
-"""Seconds from a pod's Ready condition to its first call, the median, where the registry tells of changes."""
+"""Seconds from a pod's Ready condition to its first call, the median, where the registry pushes changes."""
 
 
 RESOLVED = 10.0
@@ -19,7 +19,7 @@ class Mode:
     """One mode.
 
     spread: `all` is every pod that is ready. `reconnect` is a new one only once a connection has broken. `one` is one pod until its
-    connection breaks.   pushed: changes are told, not asked for; then no call fails while pods come and go, without retries.
+    connection breaks.   pushed: the registry pushes changes, it is not polled; then no call fails while pods come and go, without retries.
     contrast: what SERVER__MAX_CONNECTION_AGE is set to at the end, to show what it does; empty where it does not matter.
     """
 

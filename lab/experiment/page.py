@@ -1,9 +1,9 @@
-"""The page that tells what was seen, in plain words: all its figures are taken from the records. Pure."""
+"""The page about what was seen, in plain words: all its figures are taken from the records. Pure."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from .assertions import judge
+from .assertions import check
 from .explanation import ABOUT
 from .measure import Seen, lapses, listed, measure, median, numbers, samples
 from .record import Cost, Record
@@ -16,7 +16,7 @@ def title(record: Record) -> str:
 
 
 def render(records: Sequence[Record]) -> str:
-    """The whole page, in Markdown. Raises ValueError where there is nothing to tell of."""
+    """The whole page, in Markdown. Raises ValueError where there is no record."""
     if not records:
         raise ValueError("there is no record to write a page of")
     parts = [_begin(records), _overview(records)]
@@ -40,7 +40,7 @@ def _begin(records: Sequence[Record]) -> str:
     return f"""# Every mode on a real cluster
 
 One client makes {first.rate:g} calls a second; its servers' pods come and go, one is killed, and parts of the cluster itself fail. The same
-story is told in each mode in which the pair can be deployed. `make experiment` has run it ({when}, Kubernetes {first.kubernetes},
+scenario is run in each mode in which the pair can be deployed. `make experiment` has run it ({when}, Kubernetes {first.kubernetes},
 {count(first.nodes, "node")}) and has written this page: every figure is taken from the data beside it, one JSON file for each mode."""
 
 
@@ -60,7 +60,7 @@ def _overview(records: Sequence[Record]) -> str:
         middle, found = median(seen), samples(seen)
         never = sum(late is None for line in seen for late in line.found.values())
         bare = sum(line.failures for line in seen if not line.step.retries)
-        kept = "as expected" if all(not verdict.broken for verdict in judge(record)) else "**not as expected**"
+        kept = "as expected" if all(not outcome.broken for outcome in check(record)) else "**not as expected**"
         rows.append(
             (
                 f"[{record.mode}](#{record.mode})",
@@ -85,9 +85,9 @@ def _mode(record: Record) -> Iterator[str]:
     yield f"## {record.mode}\n\n{ABOUT[record.mode](record, seen)}"
     yield f"![who serves, second by second]({record.mode}.png)"
     yield _steps(record, seen)
-    verdicts = judge(record)
+    outcomes = check(record)
     where = [*(line.step.title for line in seen), "the whole"]
-    broken = [f"- {place}: {verdict.broken}" for place, verdict in zip(where, verdicts, strict=True) if verdict.broken]
+    broken = [f"- {place}: {outcome.broken}" for place, outcome in zip(where, outcomes, strict=True) if outcome.broken]
     if broken:
         yield "Not as promised:\n\n" + "\n".join(broken)
 
@@ -108,7 +108,7 @@ def _steps(record: Record, seen: Sequence[Seen]) -> str:
             f"{line.step.title}{'' if line.step.retries else ', no retries'}",
             str(line.calls),
             _failed(line),
-            ", ".join(f"{order.get(pod, '?')}: {count}" for pod, count in line.share.items()) or "nobody",
+            ", ".join(f"{order.get(pod, '?')}: {count}" for pod, count in line.share.items()) or "none",
             ", ".join(f"{order[pod]}: {'never' if late is None else spoken(late)}" for pod, late in line.found.items()),
             ", ".join(f"{order[pod]}: {left(late)}" for pod, late in line.left.items()),
             "" if line.slow is None else f"{line.slow:.0f} ms",
@@ -125,42 +125,42 @@ def _push(records: Sequence[Record]) -> str:
             record.mode,
             {None: "unknown", True: "yes", False: "no"}[record.cost.may_read],
             "unknown" if record.cost.requests is None else str(record.cost.requests),
-            _told(record.cost) if record.mode == "kubernetes" else "–",
+            _watched(record.cost) if record.mode == "kubernetes" else "–",
             f"{record.steps[-1].ended:.0f} s",
         )
         for record in records
     ]
     text = """## What push buys, and what it costs
 
-It buys time: a new pod is called as soon as its registry knows of it, and an old one is left before it stops, so that nothing has to be made
+It buys time: a new pod is called as soon as its registry lists it, and an old one is left before it stops, so that no call has to be made
 twice. It costs a registry that can be watched, and the right to do so: with `kubernetes` a Role for the client's account (get, list and watch on
 EndpointSlices of its namespace), with `etcd` an etcd and an address for it. DNS needs neither."""
-    told = next((record for record in records if record.mode == "kubernetes" and record.cost.events), None)
-    if told is not None and told.cost.bytes is not None and told.cost.events is not None:
-        pods = sum(change.what == "created" and change.role == "server" for change in told.changes)
+    watched = next((record for record in records if record.mode == "kubernetes" and record.cost.events), None)
+    if watched is not None and watched.cost.bytes is not None and watched.cost.events is not None:
+        pods = sum(change.what == "created" and change.role == "server" for change in watched.changes)
         text += f"""
 
-The load on the API is one open watch for each client. It is told of every change: here {told.cost.events} events of {told.cost.bytes / told.cost.events / 1000:.1f} kB on average
-for {pods} pods that came and {sum(change.what == "terminating" and change.role == "server" for change in told.changes)} that were told to end. An event holds the whole slice, so it grows with the number of pods (up to a hundred in a slice),
+The load on the API is one open watch for each client. It receives every change: here {watched.cost.events} events of {watched.cost.bytes / watched.cost.events / 1000:.1f} kB on average
+for {pods} pods that came and {sum(change.what == "terminating" and change.role == "server" for change in watched.changes)} that were ended. An event holds the whole slice, so it grows with the number of pods (up to a hundred in a slice),
 and the sum with the number of clients."""
     return f"""{text}
 
-{table(("mode", "client may read EndpointSlices", "requests of workloads to the API", "what its watch was told", "in"), rows)}
+{table(("mode", "client may read EndpointSlices", "requests of workloads to the API", "what its watch received", "in"), rows)}
 
-The requests are those of all accounts outside kube-system on the whole cluster, as the API server counts them, so others may have part in them."""
+The requests are those of all accounts outside kube-system on the whole cluster, as the API server counts them, so other workloads may have a part in them."""
 
 
-def _told(cost: Cost) -> str:
+def _watched(cost: Cost) -> str:
     return "unknown" if cost.events is None or cost.bytes is None else f"{cost.events} events, {cost.bytes / 1000:.0f} kB"
 
 
 def _outage(records: Sequence[Record]) -> str:
     """What the API server's absence does."""
-    told = [(record, line) for record in records for line in measure(record) if line.step.act == "stop API"]
-    if not told:
+    stopped = [(record, line) for record in records for line in measure(record) if line.step.act == "stop API"]
+    if not stopped:
         return ""
     rows = []
-    for record, line in told:
+    for record, line in stopped:
         back = next(after for after in measure(record) if after.step.act == "start API")
         ready = [change.at - back.step.began for change in record.changes if change.pod in back.found and change.what == "ready"]
         rows.append(
@@ -174,24 +174,24 @@ def _outage(records: Sequence[Record]) -> str:
         )
     head = ("mode", "failed while it was away", "failed after its return", "new pods ready after its return", "in an EndpointSlice after that",
             "first call after they were ready")  # fmt: skip
-    seconds = told[0][0].settings["outage"]
+    seconds = stopped[0][0].settings["outage"]
     lapsed = sorted(
-        late for record, _ in told for step in record.steps if step.act == "start API" for late in lapses(record, step)
+        late for record, _ in stopped for step in record.steps if step.act == "start API" for late in lapses(record, step)
     )
     doubt = (
         f"""
 
 After its return, {count(len(lapsed), "server")} counted as not ready for up to {spoken(lapsed[-1])}, though they served: their node could not report meanwhile, so the cluster
-took it for lost. Who believes that at once has nobody to call; `DISCOVERY__EMPTY` says for how
-long discovery goes on with the last set."""
+took it for lost. A client that believes that at once has no server to call; `DISCOVERY__EMPTY` sets for how
+long discovery keeps the last set."""
         if lapsed
         else ""
     )
     return f"""## When the API server is away
 
-It was stopped for {seconds:g} s. Pods go on, and so does everybody who knows them: a registry that is down never empties a client's set. Changes wait
+It was stopped for {seconds:g} s. Pods go on serving, and clients go on calling the pods that they know: a registry that is down never empties a client's set. Changes wait
 for its return; then the servers were scaled up. The cluster's own controllers need a while to notice that: until new pods are ready, and then until an EndpointSlice has them so, which is
-all that DNS and watches can tell of. Registries of one's own do not wait for it.
+all that DNS and watches can report. Registries of one's own do not wait for it.
 
 {table(head, rows)}{doubt}"""
 
@@ -200,7 +200,7 @@ def _method(records: Sequence[Record]) -> str:
     clocks = max((abs(record.clocks) for record in records), default=0.0)
     lines = [
         "## How it was measured",
-        """A line of the client's log, once a second, says who answered how many calls, and which failed; another one names a server that answers for the
+        """A line of the client's log, once a second, says which servers answered how many calls, and which calls failed; another one names a server that answers for the
 first time. A call belongs to the step in which most of its second lies. Two clients call while one takes the other's place.""",
         f"""The times of pods and of calls come from two clocks, that of the machine which ran the experiment and that of the client's node. They
 differ by less than {clocks * 1000:.1f} ms, the shortest time in which a line of the log arrived.""",
@@ -208,7 +208,7 @@ differ by less than {clocks * 1000:.1f} ms, the shortest time in which a line of
     skipped = {what: why for record in records for what, why in record.skipped.items()}
     lines += [f"Left out: to {what}, because {why}." for what, why in skipped.items()]
     if quick := [record.mode for record in records if record.quick]:
-        lines.append(f"This is the short story (`QUICK`) of {', '.join(quick)}: nothing of the cluster itself was disturbed.")
+        lines.append(f"This is the short scenario (`QUICK`) of {', '.join(quick)}: nothing of the cluster itself was disturbed.")
     return "\n\n".join(lines)
 
 

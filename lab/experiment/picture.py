@@ -7,23 +7,23 @@ from typing import Any, get_args
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from lab.demo.timeline_plot import FAILED, GREY, Lane, Mark, State
-from lab.demo.timeline_plot import draw as draw_lanes
+from lab.timeline_plot import FAILED, GREY, Mark, State, Timeline
+from lab.timeline_plot import draw as draw_timelines
 
 from .measure import Seen, measure, median, numbers
 from .record import Act, Record
 from .wording import spoken
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C6BB1", "#999933")
-"""In turn, so that a pod has the same one in every mode; after Okabe and Ito, whom colour-blind people can read."""
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C6BB1", "#999933")
+"""In turn, so that a pod has the same one in every mode; after Okabe and Ito, whom color-blind people can read."""
 
 _AT_ONCE, _NEVER = 0.0015, 400.0
 """Where the comparison shows a call that came before its pod was seen to be ready, and one that never came; seconds."""
 
 
-def colour(number: int) -> str:
-    """The colour of the pod with a number."""
-    return COLOURS[(number - 1) % len(COLOURS)]
+def color(number: int) -> str:
+    """The color of the pod with a number."""
+    return COLORS[(number - 1) % len(COLORS)]
 
 
 def draw(path: Path, record: Record, title: str) -> None:
@@ -32,10 +32,10 @@ def draw(path: Path, record: Record, title: str) -> None:
     names = {pod: f"{number}  {pod.rpartition('-')[2]}" for pod, number in order.items()}
     times = [second.at for second in record.seconds]
     edges = [max(0.0, times[0] - 1), *times]
-    lanes = [
-        Lane(
+    timelines = [
+        Timeline(
             names[pod],
-            colour(number),
+            color(number),
             edges,
             [second.served.get(pod, 0) for second in record.seconds],
             list(_states(record, pod)),
@@ -44,13 +44,15 @@ def draw(path: Path, record: Record, title: str) -> None:
     ]
     failed = [second.at - 0.5 for second in record.seconds for _ in range(sum(second.errors.values()))]
     if failed:
-        lanes.append(Lane("failed", FAILED, edges, [sum(second.errors.values()) for second in record.seconds]))
+        timelines.append(Timeline("failed", FAILED, edges, [sum(second.errors.values()) for second in record.seconds]))
     marks = [Mark(step.title, step.began) for step in record.steps]
-    marks += [Mark("", at, line=False, notes={names[pod]: _told(late)}) for pod, at, late in _became(record, seen)]
-    draw_lanes(path, title, lanes, marks, failed, max(end, times[-1]), most=record.rate, runs="is ready", width=14, height=0.68)
+    marks += [Mark("", at, line=False, notes={names[pod]: _found_note(late)}) for pod, at, late in _became(record, seen)]
+    draw_timelines(
+        path, title, timelines, marks, failed, max(end, times[-1]), most=record.rate, runs="is ready", width=14, height=0.68
+    )
 
 
-def _told(late: float | None) -> str:
+def _found_note(late: float | None) -> str:
     if late is None:
         return "no call"
     return "called before it was ready" if late < 0 else f"first call {spoken(late)}"
@@ -103,7 +105,7 @@ def _found(axes: Any, records: Sequence[Record]) -> None:
         for place, (number, late) in enumerate(found):
             x = _NEVER if late is None else max(late, _AT_ONCE)
             y = row + 0.5 * (place / max(1, len(found) - 1) - 0.5)
-            axes.plot(x, y, "x" if late is None else "o", color=colour(number), markersize=7, alpha=0.9, clip_on=False)
+            axes.plot(x, y, "x" if late is None else "o", color=color(number), markersize=7, alpha=0.9, clip_on=False)
         middle = median(seen)
         if middle is not None:
             x = max(middle, _AT_ONCE)
@@ -116,7 +118,7 @@ def _found(axes: Any, records: Sequence[Record]) -> None:
     axes.set_xticks([], minor=True)
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
     axes.set_xlabel(
-        "a dot is a pod, in the colour that it has in its mode's picture; a black line is the median", fontsize=9, color=GREY
+        "a dot is a pod, in the color that it has in its mode's picture; a black line is the median", fontsize=9, color=GREY
     )
 
 

@@ -1,4 +1,4 @@
-"""What one mode's run has shown, raw: the file from which tables, pictures, verdicts and the page are made. Pure."""
+"""What one mode's run has shown, raw: the file from which tables, pictures, outcomes and the page are made. Pure."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Change:
-    """A pod, as a watch on the API tells of it at the moment `at`; `listed` is when an EndpointSlice first had it as ready."""
+    """A pod, as a watch on the API reports it at the moment `at`; `listed` is when an EndpointSlice first had it as ready."""
 
     at: float
     pod: str
@@ -64,7 +64,7 @@ class Cost:
     """What the mode asks of the Kubernetes API.
 
     may_read: whether the client's account may list EndpointSlices.   requests: those that accounts of the whole cluster's workloads
-    made meanwhile.   events, bytes: what one watch on the Service's EndpointSlices was told.  None where it could not be seen.
+    made meanwhile.   events, bytes: what one watch on the Service's EndpointSlices received.  None where it could not be seen.
     """
 
     may_read: bool | None = None
@@ -80,7 +80,7 @@ class Record:
     settings: seconds that matter: the pair's refresh, CoreDNS's dns_ttl, the age of a connection where it is limited, min_ready for which
     a rollout waits, the outage.
     clocks: the observer's clock and the client's differ by less than this; negative where the client's is ahead.
-    skipped: what was not done, and why, by the step's title.   quick: the short story.
+    skipped: what was not done, and why, by the step's title.   quick: the short scenario.
     """
 
     mode: str

@@ -1,13 +1,13 @@
 """The folder of results: a record and a picture for each mode, a picture and a page about all.
 
-`python -m experiment.results FOLDER` makes pictures and page anew from the records, without a cluster.
+`python -m lab.experiment.results FOLDER` makes pictures and page anew from the records, without a cluster.
 """
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .assertions import judge
+from .assertions import check
 from .measure import as_json, measure
 from .modes import MODES
 from .page import render, title
@@ -20,7 +20,7 @@ PAGE = "README.md"
 def write(folder: Path, record: Record) -> None:
     """One mode's record, with what was made of it. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = as_json(measure(record), judge(record))
+    outcome = as_json(measure(record), check(record))
     (folder / f"{record.mode}.json").write_text(dump(record, outcome), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The story itself, in one mode: steps in order, each a change and a while of watching; the client calls beside it."""
+"""The scenario itself, in one mode: steps in order, each a change and a while of watching; the client calls beside it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ PAUSE = 5.0
 @dataclass(frozen=True)
 class Options:
     """rate: calls a second.   outage: seconds for which the API server is stopped.   refresh, dns_ttl: seconds from one DNS question to
-    the next, and for which CoreDNS gives the same answer.   quick: the short story.
+    the next, and for which CoreDNS gives the same answer.   quick: the short scenario.
     """
 
     rate: float = 200.0
@@ -33,8 +33,8 @@ class Options:
 
 
 @dataclass
-class Story:
-    """Runs one mode's story on a cluster; `say` is told of every step, when it begins and when it has ended."""
+class Scenario:
+    """Runs one mode's scenario on a cluster; `say` is called with every step's title when it begins."""
 
     cluster: Cluster
     mode: Mode
@@ -189,9 +189,9 @@ class Story:
             return len(clients) == 1 and len(observer.heard.get(clients[0], ())) >= wanted and not observer.ending()
 
         if not observer.wait_for(answered, PATIENCE):
-            told = {client: len(heard) for client, heard in observer.heard.items()}
+            answers = {client: len(heard) for client, heard in observer.heard.items()}
             raise ExperimentError(
-                f"the client was to be answered by {wanted} servers in {PATIENCE:.0f} s; answers: {told or 'none'}"
+                f"the client was to be answered by {wanted} servers in {PATIENCE:.0f} s; answers: {answers or 'none'}"
             )
 
     @contextmanager
@@ -257,7 +257,7 @@ class Story:
         )
 
     def _short(self, pod: str) -> str:
-        return pod.removeprefix(f"{self.cluster.project}-").removeprefix("server-")
+        return pod.removeprefix(f"{self.cluster.slug}-").removeprefix("server-")
 
 
 def _since(begin: float, at: float) -> float:

@@ -1,4 +1,4 @@
-"""Two looks at a running pair, beside it: a watch on its pods and EndpointSlices, and its clients' logs."""
+"""A running pair, observed from outside: a watch on its pods and EndpointSlices, and its clients' logs."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from .cluster import Cluster, ExperimentError
 from .record import Change, First, Role, Second, What
 
 AGAIN = 0.2
-"""Seconds until what ended is begun anew: the API server is stopped in the course of the story."""
+"""Seconds until what ended is begun anew: the API server is stopped in the course of the scenario."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Observer:
     of the node's that wrote them.
 
     heard: by client, the servers that have answered it.   behind: the shortest time from a log line's to its arrival; the clocks
-    differ by less than that, or it is negative.   events, bytes: what a watch on the servers' EndpointSlices has told.
+    differ by less than that, or it is negative.   events, bytes: what a watch on the servers' EndpointSlices has received.
     listed: when the pods were last listed, which is when a watch begins.
     """
 
@@ -56,7 +56,7 @@ class Observer:
 
     def start(self) -> None:
         """Begin to follow; comes back when the pods that there are are known. Raises ExperimentError."""
-        base, labels = f"namespaces/{self.cluster.namespace}", f"kubernetes.io/service-name={self.cluster.project}-server"
+        base, labels = f"namespaces/{self.cluster.namespace}", f"kubernetes.io/service-name={self.cluster.slug}-server"
         self._thread(self._watch, f"/api/v1/{base}/pods", self.cluster.selector, self._see_pod, self._see_pods)
         self._thread(self._watch, f"/apis/discovery.k8s.io/v1/{base}/endpointslices", labels, self._see_slice, self._see_slices)
         if not self.wait_for(lambda: self.listed > 0, 30):
@@ -72,16 +72,16 @@ class Observer:
             thread.join()
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Until it holds; tells whether it does. It may look at everything here."""
+        """Until it holds; returns whether it does. It may look at everything here."""
         with self._changed:
             return self._changed.wait_for(condition, seconds)
 
     def ready(self, role: Role = "server") -> list[str]:
-        """Those that are ready and not told to end; the oldest first."""
+        """Those that are ready and not terminating; the oldest first."""
         return [name for name, pod in self.pods.items() if pod.role == role and pod.ready and not pod.terminating]
 
     def ending(self) -> list[str]:
-        """Those that are told to end."""
+        """Those that are terminating."""
         return [name for name, pod in self.pods.items() if pod.terminating]
 
     def _thread(self, target: Callable[..., None], *arguments: Any) -> None:
@@ -132,7 +132,7 @@ class Observer:
         self._see_slices([item])
 
     def _see_slices(self, items: list[Any]) -> None:
-        """Whom they have as ready; that of a pod which is told to end is no news."""
+        """The pods that they have as ready."""
         for endpoint in (endpoint for item in items for endpoint in item.get("endpoints") or ()):
             pod = self.pods.get(endpoint.get("targetRef", {}).get("name", ""))
             if pod is not None and not pod.listed and endpoint.get("conditions", {}).get("ready") is not False:
@@ -140,7 +140,7 @@ class Observer:
                 self._note(endpoint["targetRef"]["name"], "listed")
 
     def _see_pods(self, items: list[Any]) -> None:
-        """The whole truth; who is not in it is gone."""
+        """All pods that there are; one that is not in the list is gone."""
         names = {item["metadata"]["name"] for item in items}
         for name in set(self.pods) - names:
             self._gone(name)
@@ -197,14 +197,14 @@ class Observer:
 
     def _read(self, client: str, at: float, text: str) -> None:
         try:
-            told = json.loads(text)
+            line = json.loads(text)
         except ValueError:
             return  # what gRPC itself prints
         with self._changed:
             self.behind = min(self.behind, time.time() - at)
-            if "first" in told:
-                self.firsts.append(First(at, told["first"]))
-                self.heard[client].add(told["first"])
-            elif "served" in told:
-                self.seconds.append(Second(at, told["served"], told["errors"], told["skipped"], told.get("p99_ms")))
+            if "first" in line:
+                self.firsts.append(First(at, line["first"]))
+                self.heard[client].add(line["first"])
+            elif "served" in line:
+                self.seconds.append(Second(at, line["served"], line["errors"], line["skipped"], line.get("p99_ms")))
             self._changed.notify_all()

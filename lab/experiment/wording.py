@@ -1,9 +1,9 @@
-"""How figures are written, for people. Pure."""
+"""How figures are written in text and tables. Pure."""
 
 from collections.abc import Sequence
 
 LINE = 1.1
-"""Seconds within which a line of the client's log may still tell of a call that was made before."""
+"""Seconds within which a line of the client's log may still count a call that was made before."""
 
 
 def spoken(seconds: float) -> str:

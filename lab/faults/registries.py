@@ -43,7 +43,7 @@ class Listed:
 
     @classmethod
     async def on(cls, harness: Harness, make: Callable[[], Any], own: str = "127.0.0.1") -> "Listed":
-        """A registry of the conformance suite, listing a, b and c; nobody calls yet."""
+        """A registry of the conformance suite, listing a, b and c; no calls yet."""
         registry = await asyncio.to_thread(make)
         harness.at_end(registry.close)
         if isinstance(registry, DnsRegistry):

@@ -85,7 +85,7 @@ async def during_start(harness: Harness) -> Row:
 
 @fault("SIGTERM during the server's start, as a container's first process", "root", quick=True)
 async def during_first_start(harness: Harness) -> Row:
-    """It ends, and does not have to be killed: the kernel drops signals to such a process that nobody handles."""
+    """It ends, and does not have to be killed: the kernel drops signals that such a process does not handle."""
     return await _while_starting(harness, "unshare", "--pid", "--fork", "--kill-child")
 
 

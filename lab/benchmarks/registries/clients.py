@@ -39,8 +39,7 @@ class Client:
 
     def __init__(self, *role: Any) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        paths = [str(Path(__file__).parents[2]), str(Path(discovery.__file__).parents[1])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**os.environ, "PYTHONPATH": str(Path(discovery.__file__).parents[1])}
         command = [sys.executable, "-B", "-c", f"from {__name__} import run; run({theirs.fileno()})"]
         self.process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
         theirs.close()
