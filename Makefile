@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 MODE ?= $(or $(DISCOVERY),dns)
-RESULTS ?= $(if $(QUICK),build/experiment-results,docs/experiment-on-a-cluster)
+RESULTS ?= $(if $(QUICK)$(PROJECT),build/experiment-results,docs/experiment-on-a-cluster)
 
 bin = $(VENV)/bin
 installed = $(VENV)/installed
@@ -10,6 +10,8 @@ installed = $(VENV)/installed
 tools = build/venv-tools/bin
 tooled = build/venv-tools/installed
 pytest = $(bin)/python -m pytest -c pyproject.toml
+# The project that demo, experiment, faults and bench run against; a fresh one where none is named.
+project = $(if $(PROJECT),--project '$(PROJECT)') $(if $(PROJECT_VENV),--venv '$(PROJECT_VENV)')
 # Everything in template/ would be copied into a project.
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -17,10 +19,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 .PHONY: help demo test test-cluster conformance lint format bench experiment stress faults fuzz wire lock audit docs check clean
 
 ##@ See it
-demo: $(installed) ## bake the default project and run its demo (MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
-	@rm -rf build/demo
-	@$(bin)/python -m tests.bake build/demo >&2
-	@$(MAKE) --no-print-directory -C build/demo/greeter-pair demo MODE=$(MODE) JSON=$(JSON) VENV=$(abspath build/venv)
+demo: $(installed) ## servers come and go while a client calls (PROJECT=path, MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
+	@$(bin)/python -m lab.demo $(project) --mode $(MODE) $(if $(JSON),--json)
 
 ##@ Develop
 test: $(installed) ## all tests that need no cluster: discovery in place, the hooks, and baked projects with their own tests
@@ -55,7 +55,7 @@ wire: ## generate discovery/wire from its proto
 
 docs: $(installed) ## regenerate what docs/ takes from the code
 	@$(bin)/python -m tests.settings_page
-	@PYTHONPATH=template $(bin)/python -m experiment.results docs/experiment-on-a-cluster
+	@$(bin)/python -m lab.experiment.results docs/experiment-on-a-cluster
 
 clean: ## remove what make has made
 	@rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -72,24 +72,22 @@ audit: $(tooled) ## known vulnerabilities in all locks; asks api.osv.dev
 	@sh template/requirements/audit.sh $(tools)/pip-audit requirements.lock template/requirements/*.lock
 
 ##@ Measure
-bench: $(installed) ## cost and speed, as ratios to peers in the same run (build/benchmarks.json)
-	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks
+bench: $(installed) ## cost and speed, as ratios to peers in the same run (PROJECT=path; build/benchmarks.json)
+	@$(bin)/python -m lab.benchmarks $(project)
 
-experiment: $(installed) ## bake the default project and run its experiment on the cluster (MODES= QUICK=1 STOP_API= START_API= RESTART_DNS=)
-	@rm -rf build/experiment
-	@$(bin)/python -m tests.bake build/experiment >&2
-	@$(MAKE) --no-print-directory -C build/experiment/greeter-pair experiment RESULTS=$(abspath $(RESULTS)) VENV=$(abspath build/venv)
+experiment: $(installed) ## the demo's scenario on the cluster, in every mode (PROJECT=path MODES= QUICK=1 STOP_API= START_API= RESTART_DNS=)
+	@$(bin)/python -m lab.experiment $(project) \
+		--results '$(RESULTS)' $(if $(NAMESPACE),--namespace '$(NAMESPACE)') $(if $(MODES),--modes '$(MODES)') \
+		$(if $(QUICK),--quick) $(if $(DRY_RUN),--dry-run)
 
 stress: $(installed) ## the long runs: many endpoints, ten minutes of changes (SECONDS=600), exits, 2,000 channels
-	@PYTHONPATH=template/src $(bin)/python -B -m benchmarks stress --seconds $(or $(SECONDS),600)
+	@$(bin)/python -m lab.benchmarks stress --seconds $(or $(SECONDS),600)
 
-faults: $(installed) ## every fault on real servers, registries and networks (root, a cluster as above); writes docs/faults.md
-	@rm -rf build/faults && $(bin)/python -m tests.bake build/faults >&2
-	@$(MAKE) --no-print-directory -C build/faults/greeter-pair faults VENV=$(abspath build/venv) \
-		JSON=$(abspath build/faults.json) PAGE=$(abspath docs/faults.md) ONLY="$(ONLY)"
+faults: $(installed) ## every fault on real servers, registries and networks (PROJECT=path ONLY=; root, a cluster as above); writes docs/faults.md
+	@$(bin)/python -m lab.faults $(project) $(ONLY) --json build/faults.json $(if $(PROJECT),,--page docs/faults.md)
 
-fuzz: $(installed) ## 100,000 inputs each for targets, etcd's values, EndpointSlices, kept files, settings (EXAMPLES=, GRAMMAR=)
-	@PYTHONPATH=template/src $(bin)/python -B -m fuzz $(GRAMMAR) --inputs $(or $(EXAMPLES),100000)
+fuzz: $(installed) ## 100,000 inputs each for targets, etcd's values, EndpointSlices, cached files, settings (EXAMPLES=, GRAMMAR=)
+	@$(bin)/python -m lab.fuzz $(GRAMMAR) --inputs $(or $(EXAMPLES),100000)
 
 $(installed): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' on PATH; install Python 3.11 or newer, or say make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -84,7 +84,8 @@ class Project:
 
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         """For such a command: these settings, named without the prefix, and none of the caller's own."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(self.prefix)}
+        ours = (self.prefix, "PYTHONDONTWRITEBYTECODE")  # the latter is for template/ in the repository
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return {**kept, "PYTHONPATH": str(self.folder / "src"), **self.prefixed(settings)}
 
     def prefixed(self, settings: Mapping[str, str]) -> dict[str, str]:

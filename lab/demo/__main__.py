@@ -17,7 +17,7 @@ try:
     from rich.console import Console
 
     from ..arguments import number, setting
-    from ..project import Project, ProjectError, add_arguments, chosen
+    from ..project import FRESH, Project, ProjectError, add_arguments, chosen
     from ..servers import ServerError
     from .assertions import SLACK, check
     from .modes import MODES
@@ -103,7 +103,9 @@ def main() -> None:
         metavar="NAME=VALUE",
         help="of the servers, without the project's prefix, as in SERVER__DRAIN__WAIT=3s; may be repeated",
     )
-    parser.add_argument("--picture", type=Path, default=Path("demo.png"), help="where the picture goes (demo.png)")
+    FRESH.mkdir(exist_ok=True)
+    picture = Path(os.path.relpath(FRESH / "demo.png"))
+    parser.add_argument("--picture", type=Path, default=picture, help=f"where the picture goes ({picture})")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document instead of tables; the lines go to standard error"
     )

@@ -1,1 +1,1 @@
-"""Every grammar that reads what others write, under a coverage-guided fuzzer; `python -m fuzz`."""
+"""Every grammar that reads what others write, under a coverage-guided fuzzer; `python -m lab.fuzz`."""

@@ -1,6 +1,6 @@
-"""`python -m fuzz [GRAMMAR ...] --inputs 1000000`: status 0 if every property has held for so many inputs.
+"""`python -m lab.fuzz [GRAMMAR ...] --inputs 1000000`: status 0 if every property has held for so many inputs.
 
-The properties are those of the tests, with the values that hypothesis builds for them; here atheris, which sees what code an
+The properties are those of the tests, with the values that hypothesis builds for them; here atheris, guided by the code that an
 input reaches, chooses the bytes that the values are built from. What breaks a property is shrunk and printed; it belongs into
 the test as an `@example`. Seeds are kept as values because the same bytes are another value to hypothesis' next version.
 """
@@ -8,21 +8,20 @@ the test as an `@example`. Seeds are kept as values because the same bytes are a
 import argparse
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from tests.bake import bake
+from lab.project import ProjectError, fresh
 
-from .properties import FOLDER, PROPERTIES, load
+from .properties import FOLDER, PROJECT, PROPERTIES, load
 
 
 def main() -> int:
     """Status 1 where a property was broken, 2 where nothing can be fuzzed."""
-    parser = argparse.ArgumentParser(prog="python -m fuzz", description="Every grammar that reads what others write.")
+    parser = argparse.ArgumentParser(prog="python -m lab.fuzz", description="Every grammar that reads what others write.")
     parser.add_argument("grammar", nargs="*", metavar="GRAMMAR", help=f"of {', '.join(PROPERTIES)} (all)")
     parser.add_argument("--inputs", type=int, default=100_000, help="for each property (100,000)")
     arguments = parser.parse_args()
@@ -32,8 +31,10 @@ def main() -> int:
     if importlib.util.find_spec("atheris") is None:
         parser.error("atheris is not installed; it is for Linux on x86-64 with Python 3.11 to 3.13")
     if "settings" in grammars:
-        shutil.rmtree(FOLDER / "project", ignore_errors=True)
-        bake(FOLDER / "project")
+        try:
+            fresh(PROJECT)
+        except ProjectError as error:
+            parser.error(str(error))
     names = [name for grammar in grammars for name in PROPERTIES[grammar]]
     return 0 if _hold(names, arguments.inputs) else 1
 
@@ -47,12 +48,12 @@ def _hold(names: Sequence[str], inputs: int) -> bool:
 
 def _try(name: str, inputs: int) -> subprocess.CompletedProcess[str]:
     corpus = FOLDER / "reached" / name.rpartition(":")[2]
-    command = [sys.executable, "-m", "fuzz.engine", name, str(inputs), str(corpus)]
+    command = [sys.executable, "-m", "lab.fuzz.engine", name, str(inputs), str(corpus)]
     return subprocess.run(command, stderr=subprocess.PIPE, text=True)
 
 
 def _held(name: str, done: subprocess.CompletedProcess[str]) -> bool:
-    """Whether it has; where not, what has broken it is told, from here: hypothesis runs on one thread."""
+    """Whether it has; where not, what has broken it is printed, from here: hypothesis runs on one thread."""
     if done.returncode == 0:
         return True
     print(f"BROKEN  {name}", flush=True)

@@ -1,4 +1,4 @@
-"""One property, one process: `python -m fuzz.engine PROPERTY INPUTS CORPUS`. Status 0 if it has held."""
+"""One property, one process: `python -m lab.fuzz.engine PROPERTY INPUTS CORPUS`. Status 0 if it has held."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ def main() -> None:
     with atheris.instrument_imports(include=PACKAGES):
         one = load(name).hypothesis.fuzz_one_input
     os.makedirs(corpus, exist_ok=True)
-    logging.disable()  # a million warnings are no news
+    logging.disable()  # or a million warnings would be written
     tried = whole = 0
     began = time.monotonic()
 

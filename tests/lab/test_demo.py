@@ -1,7 +1,6 @@
-"""The demo: short stories that are really run, and a judgement that can fail."""
+"""The demo: short scenarios that are really run, and assertions that can fail."""
 
 import asyncio
-import importlib.util
 import io
 import json
 import os
@@ -16,34 +15,37 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lab.demo.assertions import judge
+from lab.bake import ROOT
+from lab.demo.assertions import check
 from lab.demo.modes import MODES, Dns, Promise
-from lab.demo.pair import Result
-from lab.demo.scenario import PLAN, Act, Step, Story
+from lab.demo.scenario import PLAN, Act, Scenario, Step
 from lab.demo.summary import measure
 from lab.demo.table import show_summary
+from lab.load import Result
+from lab.project import Project
 
-ROOT = Path(__file__).parents[1]
 PATIENT = 10.0
-"""Slack for a busy machine: here it counts who is called, the demo itself says how soon."""
+"""Slack for a busy machine: here it counts which servers are called, the demo itself checks how soon."""
 DEADLINE = 120.0
 FOUR = {"server-1", "server-2", "server-3", "server-4"}
 
-HERE = importlib.util.find_spec("discovery.sources.etcd") is not None
 needs_etcd = pytest.mark.skipif(
-    not HERE or shutil.which("etcd") is None,
-    reason="made without the registry etcd" if not HERE else "needs etcd 3.4 or newer on PATH: apt-get install etcd-server",
+    shutil.which("etcd") is None, reason="needs etcd 3.4 or newer on PATH: apt-get install etcd-server"
 )
-needs_dns = pytest.mark.skipif(not importlib.util.find_spec("discovery.sources.dns"), reason="made without the registry dns")
-MARKS = {"dns": needs_dns, "etcd": needs_etcd}
+MARKS = {"etcd": needs_etcd}
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "demo", *arguments]
+    return [sys.executable, "-m", "lab.demo", *arguments]
+
+
+def on(project: Project) -> tuple[str, ...]:
+    """The arguments that name it."""
+    return ("--project", str(project.folder), "--venv", str(project.venv))
 
 
 def environment(*folders: str, **settings: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*folders, "src", "."]), **settings}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*folders, str(ROOT)]), **settings}
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -53,15 +55,26 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("mode", [pytest.param(mode, marks=MARKS.get(mode, ())) for mode in MODES])
-def test_a_short_story_holds(mode: str, tmp_path: Path) -> None:
+def test_a_short_scenario_holds(project: Project, mode: str, tmp_path: Path) -> None:
     """Four server processes, a registry, a client: what was promised is what is seen, and a picture of it."""
     picture = tmp_path / "demo.png"
     seconds = "2.5" if mode == "dns" else "1"  # a refresh, with much to spare
-    arguments = ("--mode", mode, "--json", "--seconds-per-step", seconds, "--slack", str(PATIENT), "--picture", str(picture))
+    arguments = (
+        *on(project),
+        "--mode",
+        mode,
+        "--json",
+        "--seconds-per-step",
+        seconds,
+        "--slack",
+        str(PATIENT),
+        "--picture",
+        str(picture),
+    )
     done = run(*arguments, FORCE_COLOR="1")
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
-    assert (told["mode"], told["held"], told["picture"]) == (mode, True, str(picture))
+    assert (told["project"], told["mode"], told["held"], told["picture"]) == (project.slug, mode, True, str(picture))
     assert [step["step"] for step in told["steps"]] == [act for act, _ in PLAN]
     if mode in ("dns", "etcd", "manual"):
         assert told["failed"] == 0
@@ -73,27 +86,28 @@ def test_a_short_story_holds(mode: str, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@needs_dns
-async def test_a_system_without_more_loopback_addresses_tells_ports_by_srv_records() -> None:
+async def test_a_system_without_more_loopback_addresses_publishes_ports_by_srv_records(project: Project) -> None:
     """As macOS is; these addresses belong to no machine (RFC 5737)."""
-    story = Story(Dns(), rate=100, seconds=2.5, addresses=("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"))
+    scenario = Scenario(project, Dns(), rate=100, seconds=2.5, addresses=("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"))
     async with asyncio.timeout(DEADLINE):
-        await story.run()
-    assert {server.address for server in story.servers} == {"127.0.0.1"}
-    assert story.mode.target == "dns-poll:///greeter.demo."
-    seen = measure(story.steps, story.results)
-    assert not [verdict.broken for verdict in judge(story.mode.promise, seen, PATIENT) if verdict.broken]
+        await scenario.run()
+    assert {server.address for server in scenario.servers} == {"127.0.0.1"}
+    assert scenario.mode.target == "dns-poll:///greeter.demo."
+    seen = measure(scenario.steps, scenario.results)
+    assert not [outcome.broken for outcome in check(scenario.mode.promise, seen, PATIENT) if outcome.broken]
     assert {name for line in seen for name in line.share} == FOUR
 
 
-def test_an_interrupted_demo_leaves_no_server_behind() -> None:
-    """Ctrl-C in mid-story: status 130, and every process is gone."""
-    demo = subprocess.Popen(command("--mode", "manual"), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+def test_an_interrupted_demo_leaves_no_server_behind(project: Project) -> None:
+    """Ctrl-C in the middle: status 130, and every process is gone."""
+    demo = subprocess.Popen(
+        command(*on(project), "--mode", "manual"), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
+    )
     giving_up = threading.Timer(DEADLINE, demo.kill)
     giving_up.start()
     try:
         assert demo.stdout is not None
-        assert any("steady" in line for line in demo.stdout), "the story did not begin"
+        assert any("steady" in line for line in demo.stdout), "the scenario did not begin"
         servers = children(demo.pid)
         assert len(servers) >= 3
         demo.send_signal(signal.SIGINT)
@@ -133,10 +147,10 @@ def told(act: Act, *servers: str, at: float, failed: int = 0, ended: float | Non
     return step, results + [Result(began + 1, 0.1, "", "UNAVAILABLE")] * failed
 
 
-def verdicts(promise: Promise, *lines: tuple[Step, Sequence[Result]]) -> str:
+def broken_by(promise: Promise, *lines: tuple[Step, Sequence[Result]]) -> str:
     """What is broken in the last step, or nothing."""
     seen = measure([step for step, _ in lines], [result for _, results in lines for result in results])
-    return judge(promise, seen)[-1].broken
+    return check(promise, seen)[-1].broken
 
 
 STEADY = told("steady", "server-1", "server-2", "server-3", at=1)
@@ -168,22 +182,22 @@ ADD_UNSEEN = told("add", "server-1", "server-2", "server-3", at=2)
         (ONE, [ONLY_1, told("add", "server-1", "server-4", at=2)], "no connection broke"),
         (ONE, [ONLY_1, told("drain", "server-1", "server-2", at=2)], ""),
         (ONE, [ONLY_1, told("drain", "server-1", "server-2", "server-3", at=2)], "only server-1 and the one after it"),
-        (ONE, [ONLY_1, told("drain", "server-1", at=2)], "nobody was called after the end of server-1"),
+        (ONE, [ONLY_1, told("drain", "server-1", at=2)], "no server was called after the end of server-1"),
         (ONE, [ONLY_1, told("kill", "server-3", at=2)], "no connection broke"),
     ],
 )
 def test_a_broken_promise_is_seen(promise: Promise, lines: Sequence[tuple[Step, Sequence[Result]]], broken: str) -> None:
     """Each rule, kept and broken."""
-    found = verdicts(promise, *lines)
+    found = broken_by(promise, *lines)
     assert broken in found if broken else not found
 
 
-def test_the_summary_fits_a_terminal_and_names_what_is_broken() -> None:
+def test_the_summary_fits_a_terminal_and_names_what_is_broken(project: Project) -> None:
     """80 columns."""
     steps = [STEADY, told("add", "server-3", at=2, failed=7), told("bring back", "server-2", "server-3", at=1.5)]
     seen = measure([step for step, _ in steps], [result for _, results in steps for result in results])
     text = io.StringIO()
-    show_summary(Console(file=text, width=80), Story(MODES["manual"]()), "manual", seen, judge(ALL, seen))
+    show_summary(Console(file=text, width=80), Scenario(project, MODES["manual"]()), "manual", seen, check(ALL, seen))
     table, _, notes = text.getvalue().partition("\n\n")
     assert max(map(len, table.splitlines())) <= 80
     assert "…" not in table
@@ -206,19 +220,27 @@ def test_a_mistyped_argument_is_a_sentence(arguments: list[str], sentence: str) 
     assert "Traceback" not in done.stderr
 
 
-def test_a_setting_that_cannot_be_is_a_sentence() -> None:
-    """The pair's settings apply to the demo too."""
-    done = run("--mode", "manual", CLIENT__RETRY__ATTEMPTS="77")
+def test_a_folder_that_is_no_project_is_a_sentence(tmp_path: Path) -> None:
+    """It says what to name instead."""
+    done = run("--project", str(tmp_path))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "CLIENT__RETRY__ATTEMPTS=77" in done.stderr
+    assert f"{tmp_path} has 0 packages with server/__main__.py" in done.stderr
 
 
-def test_a_server_that_does_not_start_says_why() -> None:
-    """The process's own last words."""
-    done = run("--mode", "manual", SERVER__MAX_CONCURRENT_RPCS="1", SERVER__DRAIN__GRACE="10h")
+def test_a_server_that_does_not_start_says_why(project: Project) -> None:
+    """The process's own last lines."""
+    done = run(*on(project), "--mode", "manual", "--setting", "SERVER__DRAIN__GRACE=10h")
     assert done.returncode == 2, done.stderr
-    assert "SERVER__DRAIN__GRACE" in done.stderr
+    assert f"{project.prefix}SERVER__DRAIN__GRACE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_settings_of_a_developer_count_for_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server is given what the lab wants, under its full name, and nothing of the caller's environment."""
+    monkeypatch.setenv(f"{project.prefix}SERVER__NAME", "mine")
+    given = project.environment({"SERVER__PORT": "1", "LD_PRELOAD": "x.so"})
+    assert f"{project.prefix}SERVER__NAME" not in given
+    assert (given[f"{project.prefix}SERVER__PORT"], given["LD_PRELOAD"]) == ("1", "x.so")
 
 
 def test_a_library_that_is_missing_is_a_sentence(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""The experiment without a cluster: what is measured, how it is judged, what is written; and how a pair is watched, with a kubectl
-that plays a part."""
+"""The experiment without a cluster: what is measured, asserted and written; and how a pair is watched, with a scripted kubectl."""
 
 import ast
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from lab.bake import ROOT
 from lab.experiment import explanation, page
-from lab.experiment.assertions import judge
+from lab.experiment.assertions import check
 from lab.experiment.cluster import Cluster, requests_in
 from lab.experiment.measure import as_json, measure, median, numbers
 from lab.experiment.modes import MODES
 from lab.experiment.record import Act, Change, Cost, First, Record, Second, Step, dump, load
 from lab.experiment.results import rewrite, write
 from lab.experiment.watching import Observer
+from lab.project import Project
 
-ROOT = Path(__file__).parents[1]
 DEADLINE = 60.0
 THREE = ("a-1", "a-2", "a-3")
 SETTINGS = {"refresh": 5.0, "dns_ttl": 30.0, "age": 30.0, "outage": 60.0, "min_ready": 0.0}
@@ -65,14 +66,14 @@ def scaled_up(mode: str, late: float | None, failed: int = 0, ended: float = 20)
     return record(mode, [STEADY, replace(UP, ended=ended)], seconds, came("a-4", 12.0), *first)
 
 
-def told(mode: str, act: Act, failed: int, retries: bool = True) -> Record:
+def failing(mode: str, act: Act, failed: int, retries: bool = True) -> Record:
     """A step in which calls fail."""
     seconds = (*EVENLY, *called(*THREE, since=10, until=20, failed=failed))
     return record(mode, [STEADY, step(act, 10, 20, retries=retries)], seconds)
 
 
 def broken(run: Record) -> str:
-    return "; ".join(verdict.broken for verdict in judge(run) if verdict.broken)
+    return "; ".join(outcome.broken for outcome in check(run) if outcome.broken)
 
 
 def test_a_new_pods_first_call_is_measured_from_its_ready_condition() -> None:
@@ -101,7 +102,7 @@ def test_calls_belong_to_the_step_in_which_most_of_their_second_lies() -> None:
     assert (first.calls, first.failures, second.calls, second.failures) == (7, 0, 6, 1)
 
 
-def test_a_pod_that_is_told_to_end_is_left_when_it_was_last_called() -> None:
+def test_a_terminating_pod_is_left_when_it_was_last_called() -> None:
     """To the second, as the log tells."""
     changes = [Change(12, "a-3", "server", "terminating"), Change(22.5, "a-3", "server", "gone")]
     seconds = (*EVENLY, *called(*THREE, since=10, until=14), *called(*THREE[:2], since=14, until=20))
@@ -136,10 +137,10 @@ def test_a_pod_that_is_told_to_end_is_left_when_it_was_last_called() -> None:
         (record("dns", [STEADY], [*EVENLY, *called("a-1", since=0, until=9)]), "not spread evenly over 3 pods"),
         (record("dns", [STEADY], tuple(called("a-1", "a-2", since=0, until=9))), "not spread evenly over 3 pods"),
         (record("dns", [STEADY], [*EVENLY, Second(9.9, {"a-1": 1}, {}, 3)]), "3 calls were not made"),
-        *[(told(mode, act, 1), "10 of 1510 calls failed") for mode in MODES for act in ("kill", "stop API", "start API")
+        *[(failing(mode, act, 1), "10 of 1510 calls failed") for mode in MODES for act in ("kill", "stop API", "start API")
           if mode not in ("passthrough", "kubernetes", "etcd")],
-        (told("dns", "roll out", 1, retries=False), ""),
-        (told("native-dns", "scale down", 1, retries=False), ""),
+        (failing("dns", "roll out", 1, retries=False), ""),
+        (failing("native-dns", "scale down", 1, retries=False), ""),
     ],
 )  # fmt: skip
 def test_a_broken_promise_is_seen(run: Record, sentence: str) -> None:
@@ -150,10 +151,10 @@ def test_a_broken_promise_is_seen(run: Record, sentence: str) -> None:
 
 @pytest.mark.parametrize("mode", ["kubernetes", "etcd"])
 @pytest.mark.parametrize("act", ["kill", "scale down", "roll out", "stop API", "start API", "restart DNS"])
-def test_no_call_may_fail_where_changes_are_told(mode: str, act: Act) -> None:
+def test_no_call_may_fail_where_changes_are_pushed(mode: str, act: Act) -> None:
     """Whatever happens."""
-    assert "10 of 1510 calls failed" in broken(told(mode, act, 1))
-    assert "calls failed" not in broken(told(mode, act, 0))
+    assert "10 of 1510 calls failed" in broken(failing(mode, act, 1))
+    assert "calls failed" not in broken(failing(mode, act, 0))
 
 
 def full(mode: str) -> Record:
@@ -174,7 +175,7 @@ def test_a_record_is_read_back_as_it_was(tmp_path: Path) -> None:
     """Through its file; a file that is none says so."""
     run = full("dns")
     path = tmp_path / "dns.json"
-    path.write_text(dump(run, as_json(measure(run), judge(run))))
+    path.write_text(dump(run, as_json(measure(run), check(run))))
     assert load(path) == run
     path.write_text('{"mode": "dns"}')
     with pytest.raises(ValueError, match="is no record of an experiment"):
@@ -302,7 +303,7 @@ def test_a_pair_is_watched_through_breaks_of_watch_and_log(tmp_path: Path, monke
     (tmp_path / "kubectl").chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PLAYED", str(tmp_path))
-    observer = Observer(Cluster("pair", "here"))
+    observer = Observer(Cluster(Project(tmp_path, "pair", "pair", tmp_path / ".venv"), "here"))
     observer.start()
     try:
         assert observer.wait_for(lambda: len(observer.seconds) == 2 and observer.changes[-1].what == "listed", DEADLINE)
@@ -327,20 +328,22 @@ def test_a_pair_is_watched_through_breaks_of_watch_and_log(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--modes", "passthrough,carrier-pigeon"], "'carrier-pigeon' is no mode of this project; there are passthrough"),
+        (["--modes", "passthrough,carrier-pigeon"], "'carrier-pigeon' is no mode; there are passthrough"),
         (["--stop-api", "true"], "--stop-api and --start-api (STOP_API, START_API) belong together"),
         (["--rate", "1"], "1 is no number from 10 to 2000"),
         (["--results", "Makefile"], "no file can be written there"),
         ([], "kubectl is not on PATH"),
     ],
 )
-def test_what_cannot_be_run_is_a_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+def test_what_cannot_be_run_is_a_sentence(project: Project, arguments: list[str], sentence: str, tmp_path: Path) -> None:
     """Status 2, as for every command."""
-    required = ["--project", "pair", "--namespace", "nowhere", "--results", str(tmp_path / "results")]
+    named = ["--project", str(project.folder), "--venv", str(project.venv)]
+    required = [*named, "--namespace", "nowhere", "--results", str(tmp_path / "results")]
+    (tmp_path / "make").symlink_to(shutil.which("make") or "make")
     done = subprocess.run(
-        [sys.executable, "-m", "experiment", *required, *arguments],
+        [sys.executable, "-m", "lab.experiment", *required, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"src{os.pathsep}.", "PATH": str(tmp_path), "COLUMNS": "200"},
+        env={**os.environ, "PATH": str(tmp_path), "COLUMNS": "200"},
         capture_output=True,
         text=True,
         timeout=DEADLINE,

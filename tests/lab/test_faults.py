@@ -2,9 +2,10 @@
 
 import pytest
 
-from lab.faults.__main__ import ALL, tried
-from lab.faults.catalogue import Fault
+from lab.faults.__main__ import ALL, run
+from lab.faults.catalog import Fault
 from lab.faults.page import page
+from lab.project import Project
 
 QUICK = [
     pytest.param(fault, id=fault.name, marks=[getattr(pytest.mark, need) for need in fault.needs if need in ("etcd", "cluster")])
@@ -14,11 +15,11 @@ QUICK = [
 
 
 @pytest.mark.parametrize("fault", QUICK)
-async def test_its_promise_holds(fault: Fault) -> None:
+async def test_its_promise_holds(project: Project, fault: Fault) -> None:
     """On real processes, registries and disks; skipped, with the reason, where this machine lacks something."""
     for reason in fault.missing():
         pytest.skip(reason)
-    row = await tried(fault)
+    row = await run(fault, project)
     assert row.held, row
     assert fault.promise in page([row], [], "here")
 

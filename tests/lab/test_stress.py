@@ -1,4 +1,4 @@
-"""The long runs of benchmarks/stress.py, short: the promises are the same, `make stress` keeps them for longer."""
+"""The long runs of lab/benchmarks/stress.py, short: the promises are the same, `make stress` keeps them for longer."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ import pytest
 from lab.benchmarks import rolling_restart, stress
 from lab.benchmarks.__main__ import _kept
 from lab.benchmarks.report import as_json, row
+from lab.project import Project
 
 
 @pytest.mark.parametrize(
@@ -28,9 +29,9 @@ def test_it_holds(run: Callable[[], stress.Outcome]) -> None:
     assert outcome.held, outcome
 
 
-def test_a_rolling_restart_loses_no_call() -> None:
-    """A baked project's processes, twice over: with nothing but their health to go by, and with etcd where it is."""
-    rows = list(rolling_restart.measure(rounds=1, calls=1000))
+def test_a_rolling_restart_loses_no_call(project: Project) -> None:
+    """A project's processes, twice over: with nothing but their health to go by, and with etcd where it is."""
+    rows = list(rolling_restart.measure(project, rounds=1, calls=1000))
     assert [each.median for each in rows if "failed" in each.name] in ([0], [0, 0])
 
 
