@@ -44,7 +44,7 @@ def settings(overlay: str, program: str) -> dict[str, str]:
     given |= {entry["name"]: entry.get("value", "10.1.2.3") for entry in container.get("env", [])}
     given.pop(f"{PREFIX}SETTINGS_DIR", None)  # a folder of the pod
     clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    command = [sys.executable, "-m", "{{ cookiecutter.package_name }}.server", "--print-settings"]
+    command = [sys.executable, *container["args"], "--print-settings"]
     environment = {**clean, **given, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, cwd=ROOT / "deploy", env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
