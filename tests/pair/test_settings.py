@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from development.certificates import Authority, write
+from tests.certificates import Authority, write
 
 from {{ cookiecutter.package_name }}.durations import seconds, text
 from {{ cookiecutter.package_name }}.settings import Settings

@@ -12,10 +12,11 @@ from typing import Any
 
 import grpc
 import pytest
-from development.certificates import Authority, write
 from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.certificates import Authority, write
 
 from .processes import DEADLINE, PACKAGE, Process, servers
 

@@ -16,7 +16,7 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from development.certificates import Authority, write
+from tests.certificates import Authority, write
 from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 
 from {{ cookiecutter.package_name }}.client.api import GreeterClient

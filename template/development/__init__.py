@@ -1,1 +1,0 @@
-"""What a developer needs and the service does not."""
