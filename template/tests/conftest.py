@@ -12,6 +12,10 @@ from {{ cookiecutter.package_name }}.server.app import build
 from {{ cookiecutter.package_name }}.settings import Server, Settings
 from {{ cookiecutter.package_name }}.telemetry import Telemetry
 
+from .processes import start
+
+__all__ = ["address", "start"]
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_developers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,89 +1,16 @@
-"""Server and load generator as processes: they start, say who they are, drain and end; or say why they cannot start."""
+"""The server as a process: it starts, drains, and ends; or says why it cannot start."""
 
-import asyncio
-import json
-import os
-import re
 import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import grpc.aio
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-import {{ cookiecutter.package_name }}
 from {{ cookiecutter.package_name }}.defaults import PREFIX
 
-SERVER = ("-m", "{{ cookiecutter.package_name }}.server")
-CLIENT = ("-m", "{{ cookiecutter.package_name }}.client")
-DEADLINE = 30.0
-"""Seconds after which a test gives up; nothing is asserted about shorter times."""
+from .processes import DEADLINE, SERVER, Start
+
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-class Process:
-    """A process, and what it has printed as far as that was read."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.printed = ""
-
-    async def line(self, pattern: str) -> re.Match[str]:
-        """The next line that fits."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(DEADLINE):
-            while line := (await self._process.stdout.readline()).decode():
-                self.printed += line
-                if found := re.search(pattern, line):
-                    return found
-        raise AssertionError(f"no line fits {pattern!r}:\n{self.printed}")
-
-    async def address(self) -> str:
-        """Of a server, once it has logged that it serves."""
-        return "127.0.0.1:" + (await self.line(r"serving as \S+ on port (\d+)"))[1]
-
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    async def ended(self) -> int:
-        """Wait for the end; the exit status."""
-        async with asyncio.timeout(DEADLINE):
-            rest, _ = await self._process.communicate()
-        self.printed += rest.decode()
-        assert self._process.returncode is not None
-        return self._process.returncode
-
-
-Start = Callable[..., Awaitable[Process]]
-
-
-@pytest.fixture
-async def start() -> AsyncIterator[Start]:
-    """Starts Python with arguments and settings, which are named without the prefix; what still runs after the test is killed."""
-    source = str(Path({{ cookiecutter.package_name }}.__file__).parents[1])
-    free = {"SERVER__HOST": "127.0.0.1", "SERVER__PORT": "0", "CLIENT__HEALTH_HOST": "127.0.0.1", "CLIENT__HEALTH_PORT": "0"}
-    running: list[asyncio.subprocess.Process] = []
-
-    async def started(*arguments: str, **settings: str) -> Process:
-        given = {PREFIX + name: value for name, value in {**free, "LOG__FORMAT": "json", **settings}.items()}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *arguments,
-            env={**os.environ, "PYTHONPATH": source, "GRPC_VERBOSITY": "NONE", **given},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        running.append(process)
-        return Process(process)
-
-    yield started
-    for process in running:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def test_a_server_says_that_it_serves_and_who_it_is(start: Start) -> None:
@@ -157,16 +84,3 @@ async def test_a_resource_that_cannot_be_opened_is_a_sentence(start: Start) -> N
     assert await server.ended() == 1
     assert "server: cannot start: ConnectionError: no database at db:5432\n" in server.printed
     assert "Traceback" not in server.printed
-
-
-async def test_the_load_generator_logs_who_served(start: Start) -> None:
-    """Each server's first answer, then every second how many calls each has answered; SIGTERM ends it with status 0."""
-    servers = [await start(*SERVER, SERVER__NAME=name) for name in ("a", "b")]
-    target = "static:///" + ",".join([await server.address() for server in servers])
-    client = await start(*CLIENT, CLIENT__TARGET=target, CLIENT__RATE="50")
-    assert {(await client.line('"first": "([ab])"'))[1] for _ in servers} == {"a", "b"}
-    second = json.loads((await client.line(r'^.*"served": \{"a": \d+, "b": \d+\}.*$'))[0])
-    assert (second["errors"], second["skipped"]) == ({}, 0)
-    client.send(signal.SIGTERM)
-    assert await client.ended() == 0
-    assert "Traceback" not in client.printed

@@ -15,6 +15,7 @@ from ..calls.deadline import bounded
 from ..defaults import SERVER_NAME
 
 Options = Sequence[tuple[str, Any]]
+Metadata = Sequence[tuple[str, str]]
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
@@ -65,7 +66,7 @@ class ServiceClient:
 
     target: see docs/configuration.md.   tls: None is plaintext.   server_name: the DNS name in the server's certificate; empty is
     the name in the target.   timeout, stream_timeout: seconds.   config: how the registry is read; the default ejects outliers.
-    options: further channel arguments.
+    options: further channel arguments.   metadata: sent with every call.
 
     Called while a call is served, a call waits no longer than that call's caller does, and is cancelled with it. Nothing is sent
     before the first call. Raises discovery.DiscoveryError for a target that cannot be used.
@@ -83,6 +84,7 @@ class ServiceClient:
         policy: Policy | None = None,
         options: Options = (),
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        metadata: Metadata = (),
     ) -> None:
         policy = Policy() if policy is None else policy
         config = discovery.Config(outliers=policy.outliers) if config is None else config
@@ -93,6 +95,7 @@ class ServiceClient:
             if server_name:
                 arguments.append(("grpc.default_authority", server_name))
             self.channel = discovery.aio.secure_channel(target, tls, arguments, interceptors=interceptors, config=config)
+        self._given = tuple(metadata)
         self._timeout = timeout
         self._stream_timeout = stream_timeout
         self._retry = policy.retry
@@ -128,8 +131,9 @@ class ServiceClient:
             call.cancel()
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        """On discovery's targets gRPC retries by xDS routes, which have no throttle; this keeps them from retrying."""
-        return (discovery.NO_RETRY,) if self._retry is not None and self._tokens <= self._retry.max_tokens / 2 else ()
+        """On discovery's targets gRPC retries by xDS routes, which have no throttle; NO_RETRY keeps them from retrying."""
+        throttled = self._retry is not None and self._tokens <= self._retry.max_tokens / 2
+        return (*self._given, discovery.NO_RETRY) if throttled else self._given
 
     async def close(self) -> None:
         """Close the channel; calls in flight end with CANCELLED."""

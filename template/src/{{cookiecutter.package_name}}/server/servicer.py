@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -13,19 +14,17 @@ from ..v1 import {{ cookiecutter.package_name }}_pb2 as pb
 from ..v1 import {{ cookiecutter.package_name }}_pb2_grpc as rpc
 from . import Service
 
+Context = grpc.aio.ServicerContext[Any, Any]
+
 
 class {{ cookiecutter.__service }}Servicer(rpc.{{ cookiecutter.__service }}ServiceServicer):
     """Greets people."""
 
-    async def Greet(  # noqa: N802
-        self, request: pb.GreetRequest, context: grpc.aio.ServicerContext[pb.GreetRequest, pb.GreetResponse]
-    ) -> pb.GreetResponse:
+    async def Greet(self, request: pb.GreetRequest, context: Context) -> pb.GreetResponse:
         return pb.GreetResponse(message=f"Hello, {request.name or 'stranger'}!")
 
-    async def WatchGreetings(  # noqa: N802
-        self,
-        request: pb.WatchGreetingsRequest,
-        context: grpc.aio.ServicerContext[pb.WatchGreetingsRequest, pb.WatchGreetingsResponse],
+    async def WatchGreetings(
+        self, request: pb.WatchGreetingsRequest, context: Context
     ) -> AsyncIterator[pb.WatchGreetingsResponse]:
         interval = request.interval.ToTimedelta().total_seconds() if request.HasField("interval") else 1.0
         if not 0.001 <= interval <= 3600:
