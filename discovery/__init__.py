@@ -24,10 +24,12 @@ from .status import Status
 from .target import Target
 from .target import parse as parse_target
 from .tls.certificates import CertificateFiles
+from .tls.diagnostics import explain_tls
 from .xds.runtime import status, wait_until_synced
-from .xds.service_config import NO_RETRY
+from .xds.service_config import NO_RETRY, service_config_problems
 
 __all__ = [
+    "NO_RETRY",
     "Backoff",
     "CertificateError",
     "CertificateFiles",
@@ -41,7 +43,6 @@ __all__ = [
     "Health",
     "Kubernetes",
     "Manual",
-    "NO_RETRY",
     "NotSyncedError",
     "Outliers",
     "Registrar",
@@ -53,9 +54,11 @@ __all__ = [
     "Target",
     "TargetError",
     "aio",
+    "explain_tls",
     "insecure_channel",
     "parse_target",
     "secure_channel",
+    "service_config_problems",
     "status",
     "wait_until_synced",
 ]

@@ -12,6 +12,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -71,6 +72,26 @@ class CertificateFiles:
         """The last good set for a channel: the same object until the files change."""
         with self._lock:
             return self._credentials
+
+    def server_credentials(self, *, require_client: bool = False) -> grpc.ServerCredentials:
+        """For a server's port: every handshake takes the last good set of its time; open connections are not touched.
+
+        The files are followed only while there is a subscriber.
+        """
+        known = self.pem
+
+        def configuration() -> grpc.ServerCertificateConfiguration:
+            pem = self.pem
+            return grpc.ssl_server_certificate_configuration([(pem.key or b"", pem.certificate or b"")], pem.ca)
+
+        def fetch() -> Any:  # the type stub has no None, which means that nothing has changed
+            nonlocal known
+            if self.pem is known:
+                return None
+            known = self.pem
+            return configuration()
+
+        return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client)
 
     def subscribe(self, on_change: OnChange) -> Callable[[], None]:
         """Call `on_change` with every new set, on a thread of ours; what comes back ends that."""

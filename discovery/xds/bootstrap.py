@@ -30,15 +30,15 @@ def merge(environment: MutableMapping[str, str], server_uri: str) -> None:
 
     The file variable is taken out where it was set, because gRPC would prefer it; its contents are in the text. An entry
     that a parent process left in the inherited environment is replaced. Raises ControlPlaneError, and changes nothing,
-    where the user's bootstrap cannot be read or another copy of this folder is at work in this process.
+    where the user's bootstrap cannot be read or an incompatible copy of this library is at work in this process.
     """
     config = _read(environment)
     mark = config.pop(_MARK, None)
     if mark is not None:
         if mark.get("process") == os.getpid() and mark.get("server_uri") != server_uri:
             raise ControlPlaneError(
-                "another copy of the discovery folder has its control plane in this process already, and gRPC reads one "
-                "bootstrap per process; make both parts of the program import the same copy"
+                "another copy of this library, of a version that this one cannot work with, has its control plane in this process, "
+                "and gRPC reads one bootstrap per process; bring both copies to the same version"
             )
         if mark.get("alone"):
             config = {}

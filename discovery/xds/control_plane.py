@@ -51,8 +51,14 @@ def _daemon_threads() -> Any:
     return _DaemonThreads()
 
 
+INTERFACE = 1
+"""Version of what copies of this library in one process call on each other: `add`, `publish` and `remove` here, and what is used of
+TargetResources and Resource. Raised by a change that an older copy could not work with."""
+
+
 class ControlPlane:
-    """One per process. Started by its constructor, ended by `close`; published sets live until `remove`.
+    """One per process, shared by every copy of this library in it. Started by its constructor, ended by `close`; published sets live
+    until `remove`.
 
     Raises ControlPlaneError where no directory for the socket can be had.
     """
@@ -192,7 +198,8 @@ class _Stream:
             found.append(
                 xds.DiscoveryResponse(
                     version_info=str(max(resource.version for resource in changed.values())),
-                    resources=[resource.body for resource in changed.values()],
+                    # Made anew, because another copy of this library has message classes of its own.
+                    resources=[xds.Any(type_url=each.body.type_url, value=each.body.value) for each in changed.values()],
                     type_url=type_url,
                     nonce=str(self._nonce),
                 )

@@ -9,7 +9,9 @@ import hashlib
 import logging
 import os
 import re
+import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -23,7 +25,7 @@ from ..status import Status
 from ..target import Target, parse
 from ..tls.certificates import Credentials
 from . import bootstrap
-from .control_plane import ControlPlane
+from .control_plane import INTERFACE, ControlPlane
 from .resources import AUTHORITY, TargetResources
 from .service_config import ServiceConfig
 
@@ -79,6 +81,31 @@ _FORKED = (
 )
 
 
+_COPIES = f"_grpc_discovery_{INTERFACE}"
+"""The name in sys.modules under which the copies of this library that one process has imported find each other."""
+
+
+def _shared_plane() -> ControlPlane:
+    """The control plane of this process, which its first copy of this library has started: gRPC reads one bootstrap per process.
+
+    Raises ControlPlaneError.
+    """
+    copies = sys.modules.setdefault(_COPIES, types.ModuleType(_COPIES))
+    with copies.__dict__.setdefault("lock", threading.Lock()):
+        if copies.__dict__.get("forked") == os.getpid():
+            raise ControlPlaneError(_FORKED)
+        if copies.__dict__.get("process") != os.getpid():
+            plane = ControlPlane()
+            try:
+                bootstrap.merge(os.environ, plane.server_uri)
+            except ControlPlaneError:
+                plane.close()
+                raise
+            copies.__dict__.update(process=os.getpid(), plane=plane)
+        found: ControlPlane = copies.__dict__["plane"]
+        return found
+
+
 class _Process:
     def __init__(self) -> None:
         self.forked = False
@@ -94,13 +121,7 @@ class _Process:
             if self.forked:
                 raise ControlPlaneError(_FORKED)
             if self._plane is None:
-                plane = ControlPlane()
-                try:
-                    bootstrap.merge(os.environ, plane.server_uri)
-                except ControlPlaneError:
-                    plane.close()
-                    raise
-                self._plane = plane
+                self._plane = _shared_plane()
             return self._plane
 
     def acquire(self, key: Key, service_config: ServiceConfig) -> Lease:
@@ -159,8 +180,11 @@ class _Process:
     def after_fork(self) -> None:
         """In the child. The lock may be held by a thread that exists no more, so it is made anew."""
         self._lock = threading.RLock()
+        copies = sys.modules.setdefault(_COPIES, types.ModuleType(_COPIES)).__dict__
+        copies["lock"] = threading.Lock()
         if self._shared:
             self.forked = True
+            copies["forked"] = os.getpid()
         self._plane = None
         self._shared, self._names, self._subscriptions = {}, {}, {}
 
@@ -169,7 +193,9 @@ def _name(key: Key, service_config: ServiceConfig) -> str:
     """A name that people recognise in channelz and CSDS, and that no other combination has."""
     readable = re.sub(r"[^a-z0-9.]+", "-", f"{key.target.scheme}.{key.target.name}".lower())[:60].strip("-.")
     # asdict, because a password is no part of a repr.
-    digest = hashlib.sha256(repr((key.target, asdict(key.config), key.secure, service_config)).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(repr((__package__, key.target, asdict(key.config), key.secure, service_config)).encode()).hexdigest()[
+        :10
+    ]
     return f"{readable}-{digest}"
 
 

@@ -7,7 +7,7 @@ changes, the retry policies are read here and become route rules; what cannot be
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,46 @@ def read_service_config(options: Sequence[tuple[str, Any]]) -> ServiceConfig:
     return ServiceConfig(
         tuple(sorted(rules, key=lambda rule: (rule.path.endswith("/") or not rule.path, -len(rule.path)))), health, outliers
     )
+
+
+def service_config_problems(text: str) -> Iterator[str]:
+    """Mistakes in a service config that gRPC's core ignores without a word, a sentence each, to stand after the config's name."""
+    try:
+        config: dict[str, Any] = json.loads(text)
+        yield from _unknown(
+            config, "methodConfig", "loadBalancingConfig", "loadBalancingPolicy", "retryThrottling", "healthCheckConfig"
+        )
+        ratio = config.get("retryThrottling", {}).get("tokenRatio")
+        if isinstance(ratio, int):
+            yield f"has retryThrottling.tokenRatio={ratio}, which gRPC reads as {ratio / 1000:g}; write {float(ratio)}"
+        if "healthCheckConfig" in config and any("pick_first" in policy for policy in config.get("loadBalancingConfig", [])):
+            yield "has healthCheckConfig with loadBalancingConfig pick_first, which ignores health; drop the first or use round_robin"
+        for method in config.get("methodConfig", []):
+            yield from _unknown(method, "name", "retryPolicy", "timeout", "hedgingPolicy", "waitForReady")
+            if "timeout" in method:
+                yield f"has timeout={method['timeout']}, which gRPC fires 1 to 2 s early; drop it and set the calls' own deadline"
+            if "hedgingPolicy" in method:
+                yield "has a hedgingPolicy, which gRPC ignores; drop it and use retryPolicy"
+            yield from _retry_problems(method.get("retryPolicy"))
+    except (ValueError, TypeError, AttributeError) as error:
+        yield f"cannot be read: {error}; write a gRPC service config in JSON, or drop it"
+
+
+def _retry_problems(policy: dict[str, Any] | None) -> Iterator[str]:
+    if policy is None:
+        return
+    yield from _unknown(policy, "maxAttempts", "initialBackoff", "maxBackoff", "backoffMultiplier", "retryableStatusCodes")
+    attempts = policy.get("maxAttempts")
+    if not isinstance(attempts, int) or not 2 <= attempts <= 5:
+        yield f"has retryPolicy.maxAttempts={attempts!r}; gRPC makes 2 to 5: write one of these"
+    for key in ("initialBackoff", "maxBackoff"):
+        if not isinstance(policy.get(key), str) or not re.fullmatch(r"\d+(\.\d+)?s", policy[key]):
+            yield f"has retryPolicy.{key}={policy.get(key)!r}; write seconds with a unit, as in 1.5s"
+
+
+def _unknown(found: dict[str, Any], *known: str) -> Iterator[str]:
+    for key in found.keys() - set(known):
+        yield f"has '{key}', which gRPC does not know and would ignore; write one of {', '.join(sorted(known))}"
 
 
 def _rules(method: Mapping[str, Any]) -> list[Rule]:

@@ -51,14 +51,13 @@ def test_the_environment_goes_before_the_dotenv_file_and_that_before_the_folder(
     (tmp_path / ".env").write_text(f"{PREFIX}SERVER__NAME=dotenv\n{PREFIX}SERVER__PORT=1\nOTHER=x\n")
     folder = tmp_path / "mounted"
     folder.mkdir()
-    for name, value in (("SERVER__NAME", "file"), ("SERVER__PORT", "2"), ("TELEMETRY__OTLP_HEADERS", "token=secret\n")):
+    for name, value in (("SERVER__NAME", "file"), ("SERVER__PORT", "2"), ("DISCOVERY__ETCD__PASSWORD", "secret\n")):
         (folder / f"{PREFIX}{name}").write_text(value)
     environment(SETTINGS_DIR=str(folder), SERVER__NAME="environment", SERVER__DRAIN__WAIT="1s")
     settings = load()
     assert (settings.server.name, settings.server.port, settings.server.drain.wait) == ("environment", 1, 1.0)
     assert settings.server.drain.grace == 20.0
-    assert settings.telemetry.otlp_headers is not None
-    assert settings.telemetry.otlp_headers.get_secret_value() == "token=secret"
+    assert settings.discovery.etcd.password.get_secret_value() == "secret"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_every_mistake_is_said_at_once(environment: Set, refusal: Refusal) -> No
 
 def test_a_mistyped_secret_is_not_shown(environment: Set, refusal: Refusal) -> None:
     """Standard error goes into logs."""
-    environment(TELEMETRY__OTLP_HEADERS="hidden")
+    environment(DISCOVERY__ETCD__PASWORD="hidden")
     assert "hidden" not in " ".join(refusal())
 
 
@@ -114,10 +113,10 @@ def test_what_is_printed_is_a_dotenv_file_of_the_same_settings(
     """Except for secrets, which are stars."""
     values = {"SERVER__NAME": "a b", "SERVER__DRAIN__WAIT": "1.5s", "DISCOVERY__ETCD__ENDPOINTS": '["a:1", "b:2"]'}
     with monkeypatch.context():
-        environment(**values, TELEMETRY__OTLP_HEADERS="token=hidden")
+        environment(**values, DISCOVERY__ETCD__PASSWORD="hidden")
         print_settings(load())
     printed = capsys.readouterr().out
-    assert f"{PREFIX}TELEMETRY__OTLP_HEADERS=***\n" in printed
+    assert f"{PREFIX}DISCOVERY__ETCD__PASSWORD=***\n" in printed
     for name, value in values.items():
         assert f"{PREFIX}{name}={value}\n" in printed
     monkeypatch.undo()

@@ -1,7 +1,8 @@
-"""lifetime.py and bootstrap.py as a whole process: its start, its exit, its forks, and what stands beside it."""
+"""runtime.py and bootstrap.py as a whole process: its start, its exit, its forks, and what stands beside it."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,7 @@ asyncio.run(main())
 @pytest.mark.parametrize(("end", "status"), [("", 0), ("sys.exit(3)", 3), ("raise SystemExit(4)", 4)])
 def test_an_exit_with_an_open_channel_is_clean_and_quiet(server: Server, name: str, code: str, end: str, status: int) -> None:
     """No hang, no line on standard error, the exit status kept, nothing left in the temporary directory."""
-    done = run(code + 'import glob; print("dir:", discovery.lifetime.process.plane().server_uri)\n' + end, server.address)
+    done = run(code + 'import glob; print("dir:", discovery.xds.runtime.process.plane().server_uri)\n' + end, server.address)
     assert (done.returncode, done.stderr) == (status, "")
     assert not os.path.exists(done.stdout.partition("dir: unix:")[2].strip())
 
@@ -208,11 +209,39 @@ def test_a_bootstrap_that_cannot_be_merged_is_an_error_and_stays_as_it_was(envir
     assert environment == before
 
 
-def test_another_copy_of_the_folder_in_one_process_is_refused() -> None:
+def test_copies_in_one_process_share_a_control_plane(server: Server, tmp_path: Path) -> None:
+    """As two typed clients of other projects bring them; a copy that is closed and one of another version do no harm to the other."""
+    for name in ("billing", "shipping"):
+        shutil.copytree(Path(ROOT) / "discovery", tmp_path / name / "discovery", ignore=shutil.ignore_patterns("__pycache__"))
+        (tmp_path / name / "__init__.py").touch()
+    proto = tmp_path / "shipping" / "discovery" / "wire" / "messages_pb2.py"
+    changed = proto.read_text().replace("UInt32Value", "UInt32Other")  # an older version's messages
+    proto.write_text(changed)
+    for path in (tmp_path / "shipping" / "discovery").rglob("*.py"):
+        path.write_text(path.read_text().replace("UInt32Value", "UInt32Other"))
+    code = f"""
+sys.path.insert(0, {str(tmp_path)!r})
+import billing.discovery, shipping.discovery
+for copy in (billing.discovery, shipping.discovery):
+    own = copy.Manual("greeter")
+    own.set([address])
+    channels = [copy.insecure_channel(own.target), copy.insecure_channel("static:///" + address)]
+    for channel in channels:
+        assert channel.unary_unary("/test.Echo/Who")(b"", timeout=20) == b"a"
+    assert copy.status(own.target).nacks == 0
+    channels[0].close()
+with discovery.insecure_channel(manual.target) as channel:
+    assert channel.unary_unary("/test.Echo/Who")(b"", timeout=20) == b"a"
+"""
+    done = run(code, server.address)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_incompatible_copy_in_one_process_is_refused() -> None:
     """gRPC reads one bootstrap; the second copy's channels would find no control plane."""
     environment: dict[str, str] = {}
     bootstrap.merge(environment, "unix:/one")
-    with pytest.raises(ControlPlaneError, match="another copy of the discovery folder"):
+    with pytest.raises(ControlPlaneError, match="another copy of this library"):
         bootstrap.merge(environment, "unix:/two")
 
 

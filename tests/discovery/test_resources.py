@@ -198,7 +198,7 @@ def test_the_circuit_breaker_is_raised_and_no_timeout_is_set() -> None:
 def test_outlier_detection_goes_by_the_share_of_failed_calls_and_can_be_off() -> None:
     """gRPC would otherwise add the success rate; in a small set its bounds must be low (gRFC A50)."""
     sent = xds.Cluster.FromString(cluster("xdstp://x/y/t/1-0", Outliers(threshold=70, interval=0.5)).body.value).outlier_detection
-    assert (sent.failure_percentage_threshold.value, sent.interval.ToMilliseconds()) == (70, 500)
+    assert (sent.failure_percentage_threshold.value, sent.interval.nanos) == (70, 500_000_000)
     assert sent.HasField("enforcing_success_rate")
     assert sent.enforcing_success_rate.value == 0
     assert sent.failure_percentage_minimum_hosts.value == 2

@@ -1,9 +1,10 @@
 """Logs, metrics and traces: settings in, a running set-up and gRPC interceptors out.
 
-Without an OTLP endpoint nothing of the OpenTelemetry SDK is imported and no interceptor is installed.
+Without a collector nothing of the OpenTelemetry SDK is imported and no interceptor is installed.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import grpc.aio
 from pythonjsonlogger.json import JsonFormatter
 
+from .defaults import SERVICE
 from .settings import Log, Settings
 
 
@@ -48,13 +50,16 @@ def _with_trace(record: logging.LogRecord) -> bool:
 
 
 def configure(settings: Settings, role: str) -> Telemetry:
-    """Set up logs, and metrics and traces where they are wanted. `role` is server or client."""
+    """Set up logs, and metrics and traces where OTEL_EXPORTER_OTLP_ENDPOINT or one of its kind names a collector. `role` is server or
+    client. The SDK reads OpenTelemetry's own variables itself."""
     configure_logs(settings.log)
-    endpoint = settings.telemetry.otlp_endpoint
-    if endpoint is None:
+    if not any(os.environ.get(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT") for kind in ("", "TRACES_", "METRICS_")):
         return Telemetry()
+    if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        os.environ.setdefault("OTEL_SERVICE_NAME", f"{SERVICE}-{role}")
+    os.environ.setdefault("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    os.environ.setdefault("OTEL_TRACES_SAMPLER_ARG", "0.1")
     try:
-        import requests
         from opentelemetry import metrics, trace
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -66,46 +71,20 @@ def configure(settings: Settings, role: str) -> Telemetry:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
     except ModuleNotFoundError as error:
-        print(
-            f"settings: TELEMETRY__OTLP_ENDPOINT={endpoint} needs {error.name}, which is not installed: install the extra 'otlp', or set it to none",
-            file=sys.stderr,
-        )
+        print(f"settings: OTEL_EXPORTER_OTLP_ENDPOINT needs {error.name}: install the extra 'otlp', or unset it", file=sys.stderr)
         raise SystemExit(2) from None
 
     from .calls.telemetry import ClientMetrics, ServerCalls
 
-    secret = settings.telemetry.otlp_headers
-    headers = dict(pair.split("=", 1) for pair in secret.get_secret_value().split(",")) if secret else None
-    base = endpoint.rstrip("/")
-    # Read anew for every connection, so that renewed files are taken up.
-    tls: dict[str, Any] = {
-        "certificate_file": settings.telemetry.otlp_ca or None,
-        "client_certificate_file": settings.telemetry.otlp_certificate or None,
-        "client_key_file": settings.telemetry.otlp_key or None,
-    }
-
-    def session() -> Any:
-        """With an authority in the settings, REQUESTS_CA_BUNDLE must not win over it, as it does in requests by itself."""
-        made = requests.Session()
-        if settings.telemetry.otlp_ca:
-            made.trust_env = False
-            made.proxies = requests.utils.get_environ_proxies(base)
-        return made
-
-    resource = Resource.create(
-        {"service.name": f"{settings.telemetry.service_name}-{role}", "service.instance.id": settings.server.name}
-    )
-    reader = PeriodicExportingMetricReader(
-        OTLPMetricExporter(f"{base}/v1/metrics", headers=headers, session=session(), **tls),
-        export_interval_millis=settings.telemetry.interval * 1000,
-    )
-    meters = MeterProvider([reader], resource)
-    # The server has decided before it begins a span, so that a call that is not recorded costs next to nothing.
-    sampler = ParentBasedTraceIdRatio(1.0 if role == "server" else settings.telemetry.sample_ratio)
-    tracers = TracerProvider(sampler, resource)
-    tracers.add_span_processor(
-        BatchSpanProcessor(OTLPSpanExporter(f"{base}/v1/traces", headers=headers, session=session(), **tls))
-    )
+    # What the environment says of the resource counts before this.
+    resource = Resource({"service.instance.id": settings.server.name}).merge(Resource.create())
+    meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
+    tracers = TracerProvider(resource=resource)
+    sampler = tracers.sampler
+    if role == "server":
+        # The server asks the sampler before it begins a span, so that a call that is not recorded costs next to nothing.
+        tracers.sampler = ParentBasedTraceIdRatio(1.0)
+    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     metrics.set_meter_provider(meters)
     trace.set_tracer_provider(tracers)
 
@@ -116,4 +95,4 @@ def configure(settings: Settings, role: str) -> Telemetry:
     # The package has no types of its own.
     trace_client: Any = traced.aio_client_interceptors
     client: list[Any] = [*trace_client(), *ClientMetrics.all()]
-    return Telemetry(ServerCalls(settings.telemetry.sample_ratio).on, client, shutdown)
+    return Telemetry(ServerCalls(sampler).on, client, shutdown)

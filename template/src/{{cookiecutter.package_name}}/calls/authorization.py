@@ -4,32 +4,27 @@ A name is a DNS name or a URI, such as SPIFFE's, among the certificate's subject
 count (RFC 6125 section 6.4.4). Health is not asked about: probes and clients' monitors need it.
 """
 
-import inspect
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
 
-from .method_handlers import Wrapping, behavior_of, rebuilt
+from ..tls import TlsError
+from .method_handlers import Layer
 
 logger = logging.getLogger(__name__)
 
 ALL = "*"
 
-Names = frozenset[str]
 
-
-class RuleError(Exception):
-    """A rule that can never fit; the text names it and what to write."""
-
-
-class Authorization:
+class Authorization(Layer):
     """Rules that are asked at every call. `allowed`: names that may call everything, or names by method.
 
     A method is `package.Service/Method`, `package.Service/*` or `*`; the closest alone counts, and what none fits is
-    denied. A name that ends in `/*` fits all URIs that begin like it. Raises RuleError for a method that no service has.
+    denied. A name that ends in `/*` fits all URIs that begin like it. Raises TlsError for a method that no service has.
     """
 
     def __init__(self, allowed: Sequence[str] | Mapping[str, Sequence[str]]) -> None:
@@ -38,41 +33,22 @@ class Authorization:
             _check(method)
         self._rules = {method: frozenset(names) for method, names in rules.items()}
 
-    def on(self, server: Any) -> Any:
-        """What a generated `add_..._to_server` is given in the place of the server."""
-        return Wrapping(server, self.wrap)
+    async def enter(self, method: str, context: Any) -> Any:
+        if reason := denied(method, self._names(method), context):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
+        return context
 
-    def wrap(self, method: str, handler: Any) -> Any:
-        """A handler that does the same for those who may call it; PERMISSION_DENIED and a line in the log for others."""
-        names = self._names(method)
-        behavior = behavior_of(handler)
+    def enter_thread(self, method: str, context: Any) -> None:
+        if reason := denied(method, self._names(method), context):
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
 
-        async def one(request: Any, context: Any) -> Any:
-            if reason := denied(method, names, context):
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
-            return await behavior(request, context)
-
-        async def several(request: Any, context: Any) -> AsyncIterator[Any]:
-            if reason := denied(method, names, context):
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
-            async for answer in behavior(request, context):
-                yield answer
-
-        def blocking(request: Any, context: Any) -> Any:
-            if reason := denied(method, names, context):
-                context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
-            return behavior(request, context)
-
-        asked = several if inspect.isasyncgenfunction(behavior) else one if inspect.iscoroutinefunction(behavior) else blocking
-        return rebuilt(handler, asked)
-
-    def _names(self, method: str) -> Names:
+    def _names(self, method: str) -> frozenset[str]:
         """Those of the closest rule."""
         service = method.rpartition("/")[0]
         return next((self._rules[rule] for rule in (method, f"{service}/*", ALL) if rule in self._rules), frozenset())
 
 
-def denied(method: str, names: Names, context: Any) -> str:
+def denied(method: str, names: frozenset[str], context: Any) -> str:
     """Why the caller may not, which is also logged; empty where it may."""
     own = list(identities(context))
     for name in own:
@@ -92,12 +68,7 @@ def identities(context: Any) -> Iterator[str]:
 
 def _check(method: str) -> None:
     service, slash, name = method.rpartition("/")
-    if method == ALL:
-        return
-    try:
-        found = descriptor_pool.Default().FindServiceByName(service)
-        if slash and (name == "*" or name in found.methods_by_name):
+    with contextlib.suppress(KeyError):
+        if method == ALL or (slash and name in {"*", *descriptor_pool.Default().FindServiceByName(service).methods_by_name}):
             return
-    except KeyError:
-        pass
-    raise RuleError(f"'{method}' is no method; write package.Service/Method, package.Service/* or *")
+    raise TlsError(f"TLS__ALLOWED_CLIENTS: '{method}' is not a method; write package.Service/Method, package.Service/* or *")

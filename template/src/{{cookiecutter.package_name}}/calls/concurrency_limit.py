@@ -5,9 +5,7 @@ This one counts the services' calls only.
 """
 
 import asyncio
-import inspect
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -15,7 +13,7 @@ import grpc.aio
 
 from ..defaults import PREFIX
 from . import deadline
-from .method_handlers import Wrapping, behavior_of, rebuilt
+from .method_handlers import Layer
 
 logger = logging.getLogger(__name__)
 
@@ -23,45 +21,18 @@ REPORT_INTERVAL = 10.0
 """Seconds between two log lines about refused calls."""
 
 
-class ConcurrencyLimit:
-    """Refuses calls above `limit` concurrent ones with RESOURCE_EXHAUSTED; None has no limit. For one event loop."""
+class ConcurrencyLimit(Layer):
+    """Refuses calls above `limit` concurrent ones with RESOURCE_EXHAUSTED; None has no limit.
+
+    For one event loop. A handler that is not async runs on a thread of gRPC's and is not counted.
+    """
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._running = 0
         self._refused = 0
 
-    def on(self, server: Any) -> Any:
-        """What a generated `add_..._to_server` is given in the place of the server."""
-        return Wrapping(server, self.wrap)
-
-    def wrap(self, method: str, handler: Any) -> Any:
-        """The same handler behind the limit. One that is not async runs on a thread of gRPC's and is not limited."""
-        behavior = behavior_of(handler)
-        if inspect.isasyncgenfunction(behavior):
-
-            async def streamed(request: Any, context: Any) -> AsyncIterator[Any]:
-                await self._enter(context)
-                try:
-                    async for answer in behavior(request, context):
-                        yield answer
-                finally:
-                    self._running -= 1
-
-            return rebuilt(handler, streamed)
-        if inspect.iscoroutinefunction(behavior):
-
-            async def answered(request: Any, context: Any) -> Any:
-                await self._enter(context)
-                try:
-                    return await behavior(request, context)
-                finally:
-                    self._running -= 1
-
-            return rebuilt(handler, answered)
-        return handler
-
-    async def _enter(self, context: Any) -> None:
+    async def enter(self, method: str, context: Any) -> Any:
         if self._limit is not None and self._running >= self._limit:
             if not self._refused:
                 asyncio.get_running_loop().call_later(REPORT_INTERVAL, self._report)
@@ -70,6 +41,10 @@ class ConcurrencyLimit:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"concurrency limit reached: {self._limit} calls")
         self._running += 1
         deadline.serve(context)
+        return context
+
+    async def leave(self, context: Any) -> None:
+        self._running -= 1
 
     def _report(self) -> None:
         refused, self._refused = self._refused, 0

@@ -1,32 +1,77 @@
-"""Handlers that are wrapped once, when generated code registers them: an interceptor of grpc.aio costs a fifth of a small call."""
+"""Layers around method handlers, put there once, when generated code registers them: an interceptor of grpc.aio costs a fifth of a small
+call."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
 
-Wrap = Callable[[str, Any], Any]
-"""A method's full name, without the first slash, and its handler in; the handler to use instead out."""
+
+class Layer:
+    """What happens before and after every call of the services that are registered through `on`."""
+
+    async def enter(self, method: str, context: Any) -> Any:
+        """Before the handler, which gets the context that this returns; may abort. `method`: full name, without the first slash."""
+        return context
+
+    async def answer(self, context: Any) -> None:
+        """Before each answer of a stream."""
+
+    async def leave(self, context: Any) -> None:
+        """After the handler, however it ended; `context` is what `enter` returned."""
+
+    def enter_thread(self, method: str, context: Any) -> None:
+        """Before a handler that is not async, which gRPC runs on a thread; may abort."""
+
+    def on(self, server: Any) -> Any:
+        """What a generated `add_..._to_server` is given instead of the server, or of another layer's, which is then outside."""
+        return _Registrations(server, self.around)
+
+    def around(self, method: str, handler: Any) -> Any:
+        """A handler of the same kind inside this layer."""
+        behavior = behavior_of(handler)
+
+        async def one(request: Any, context: Any) -> Any:
+            entered = await self.enter(method, context)
+            try:
+                return await behavior(request, entered)
+            finally:
+                await self.leave(entered)
+
+        async def several(request: Any, context: Any) -> AsyncIterator[Any]:
+            entered = await self.enter(method, context)
+            try:
+                async for answer in behavior(request, entered):
+                    await self.answer(entered)
+                    yield answer
+            finally:
+                await self.leave(entered)
+
+        def blocking(request: Any, context: Any) -> Any:
+            self.enter_thread(method, context)
+            return behavior(request, context)
+
+        kind = several if inspect.isasyncgenfunction(behavior) else one if inspect.iscoroutinefunction(behavior) else blocking
+        return rebuilt(handler, kind)
 
 
-class Wrapping:
-    """What a generated `add_..._to_server` is given in the place of the server, or of another of these, which then wraps outside."""
-
-    def __init__(self, server: Any, wrap: Wrap) -> None:
+class _Registrations:
+    def __init__(self, server: Any, around: Callable[[str, Any], Any]) -> None:
         self._server = server
-        self._wrap = wrap
+        self._around = around
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers(tuple(_Wrapped(handler, self._wrap) for handler in handlers))
+        self._server.add_generic_rpc_handlers(tuple(_Inside(handler, self._around) for handler in handlers))
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """gRPC's second way to look a method up; it would go past the wrapping, and grpc.aio does not use it."""
+        """gRPC's second way to look a method up; it would bypass the layers, and grpc.aio does not use it."""
 
 
-class _Wrapped(grpc.GenericRpcHandler):
-    def __init__(self, handler: grpc.GenericRpcHandler, wrap: Wrap) -> None:
+class _Inside(grpc.GenericRpcHandler):
+    def __init__(self, handler: grpc.GenericRpcHandler, around: Callable[[str, Any], Any]) -> None:
         self._handler = handler
-        self._wrap = wrap
+        self._around = around
         self._known: dict[str, Any] = {}
 
     def service(self, handler_call_details: Any) -> Any:
@@ -36,7 +81,7 @@ class _Wrapped(grpc.GenericRpcHandler):
             handler = self._handler.service(handler_call_details)
             if handler is None:
                 return None
-            known = self._known[method] = self._wrap(method.removeprefix("/"), handler)
+            known = self._known[method] = self._around(method.removeprefix("/"), handler)
         return known
 
 

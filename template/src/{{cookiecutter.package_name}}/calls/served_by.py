@@ -1,11 +1,9 @@
 """The metadata `x-served-by`: every call's initial metadata names the server that answers it."""
 
-import inspect
-from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
-from .method_handlers import Wrapping, behavior_of, rebuilt
+from .method_handlers import Layer
 
 KEY = "x-served-by"
 
@@ -18,43 +16,23 @@ def of(metadata: Any) -> str:
     return next((value for key, value in metadata or () if key == KEY), "")
 
 
-class ServedBy:
-    """Adds the server's name to the calls of the services that are registered through `on`."""
+class ServedBy(Layer):
+    """Adds the server's name to every call's initial metadata."""
 
     def __init__(self, name: str) -> None:
         # Metadata is ASCII (gRPC over HTTP/2); a host's name is, a setting may be anything.
         self._entry = (KEY, name.encode("ascii", "replace").decode())
 
-    def on(self, server: Any) -> Any:
-        """What a generated `add_..._to_server` is given in the place of the server."""
-        return Wrapping(server, self.wrap)
+    async def enter(self, method: str, context: Any) -> Any:
+        return _Context(context, self._entry)
 
-    def wrap(self, method: str, handler: Any) -> Any:
-        """A handler that does the same, and whose call carries the name."""
-        behavior, entry = behavior_of(handler), self._entry
+    async def answer(self, context: Any) -> None:
+        await context.send()
 
-        async def one(request: Any, context: Any) -> Any:
-            named = _Context(context, entry)
-            try:
-                return await behavior(request, named)
-            finally:
-                await named.send()
+    leave = answer
 
-        async def several(request: Any, context: Any) -> AsyncIterator[Any]:
-            named = _Context(context, entry)
-            try:
-                async for answer in behavior(request, named):
-                    await named.send()
-                    yield answer
-            finally:
-                await named.send()
-
-        def blocking(request: Any, context: Any) -> Any:
-            context.send_initial_metadata((entry,))
-            return behavior(request, context)
-
-        wrapped = several if inspect.isasyncgenfunction(behavior) else one if inspect.iscoroutinefunction(behavior) else blocking
-        return rebuilt(handler, wrapped)
+    def enter_thread(self, method: str, context: Any) -> None:
+        context.send_initial_metadata((self._entry,))
 
 
 class _Context:

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from opentelemetry import metrics, propagate, trace
 
-from .method_handlers import Wrapping
+from .method_handlers import Layer
 
 Context = Any
 """grpc.aio.ServicerContext, whose type stub wants the messages' types; what is here sees all of them."""
@@ -35,25 +35,21 @@ def _attributes(method: str, code: str) -> dict[str, str]:
     return {"rpc.system.name": "grpc", "rpc.method": method, "rpc.response.status_code": code}
 
 
-class ServerCalls:
+class ServerCalls(Layer):
     """Times and traces the calls of the handlers that are registered through `on`.
 
-    sample_ratio: the share of calls that begin a trace of their own. A call that carries a trace is part of it, and its
-    caller has decided whether it is recorded.
+    sampler: decides about calls that begin a trace of their own. A call that carries a trace is part of it, and its caller has
+    decided whether it is recorded.
     """
 
-    def __init__(self, sample_ratio: float) -> None:
+    def __init__(self, sampler: Any) -> None:
         self._durations = _Durations(_histogram("server"))
         self._tracer = trace.get_tracer("rpc")
-        self._sample_ratio = sample_ratio
+        self._sampler = sampler
         self._fields = propagate.get_global_textmap().fields
 
-    def on(self, server: Any) -> Any:
-        """What a generated `add_..._to_server` is given in the place of the server."""
-        return Wrapping(server, self.wrap)
-
-    def wrap(self, method: str, handler: Any) -> Any:
-        """A handler that does the same and is measured; `method` is the full name, without the first slash."""
+    def around(self, method: str, handler: Any) -> Any:
+        """A handler that does the same and is measured."""
         if handler.request_streaming:
             return handler
         if handler.response_streaming:
@@ -87,7 +83,7 @@ class ServerCalls:
 
     def _span(self, method: str, context: Context) -> contextlib.AbstractContextManager[Any]:
         carried = {key: value for key, value in context.invocation_metadata() or () if key in self._fields}
-        if not carried and random.random() >= self._sample_ratio:
+        if not carried and not self._sampler.should_sample(None, random.getrandbits(128), method).decision.is_sampled():
             return _UNTRACED
         attributes = {"rpc.system.name": "grpc", "rpc.method": method}
         return self._tracer.start_as_current_span(method, propagate.extract(carried), trace.SpanKind.SERVER, attributes)
@@ -136,7 +132,11 @@ class _Timed:
         self._histogram = histogram
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def _observe(self, call: Any, details: grpc.aio.ClientCallDetails, started: float) -> None:
+    async def intercept(
+        self, continuation: Callable[..., Awaitable[Any]], details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        started = time.perf_counter()
+        call = await continuation(details, request)
         method = details.method if isinstance(details.method, str) else details.method.decode()
         loop = asyncio.get_running_loop()
 
@@ -148,26 +148,15 @@ class _Timed:
             task.add_done_callback(self._tasks.discard)
 
         call.add_done_callback(done)
+        return call
 
     async def _record(self, call: Any, method: str, elapsed: float) -> None:
         self._histogram.record(elapsed, _attributes(method.removeprefix("/"), (await call.code()).name))
 
 
 class _ClientUnary(_Timed, grpc.aio.UnaryUnaryClientInterceptor):
-    async def intercept_unary_unary(
-        self, continuation: Callable[..., Awaitable[Any]], details: grpc.aio.ClientCallDetails, request: Any
-    ) -> Any:
-        started = time.perf_counter()
-        call = await continuation(details, request)
-        self._observe(call, details, started)
-        return call
+    intercept_unary_unary: Any = _Timed.intercept
 
 
 class _ClientStream(_Timed, grpc.aio.UnaryStreamClientInterceptor):
-    async def intercept_unary_stream(
-        self, continuation: Callable[..., Awaitable[Any]], details: grpc.aio.ClientCallDetails, request: Any
-    ) -> Any:
-        started = time.perf_counter()
-        call = await continuation(details, request)
-        self._observe(call, details, started)
-        return call
+    intercept_unary_stream: Any = _Timed.intercept

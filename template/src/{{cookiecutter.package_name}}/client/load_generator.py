@@ -2,18 +2,18 @@
 server's first answer has a line of its own, so that logs tell to the millisecond when it was discovered."""
 
 import asyncio
+import contextlib
 import logging
 import statistics
 import time
 from collections import Counter
-from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import grpc.aio
 
 from ..calls import served_by
-from ..settings import Settings
+from ..settings import Client
 from .error_log import ErrorLog
 
 logger = logging.getLogger(__name__)
@@ -22,14 +22,7 @@ FORGOTTEN_AFTER = 600.0
 """Seconds of silence after which a server that answers is new again."""
 
 
-class Sampled(Protocol):
-    """A typed client; `sample` makes one call."""
-
-    def sample(self) -> Awaitable[object]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """One call. duration: seconds.   server: its name, empty if none answered.   code: gRPC's name."""
 
     duration: float
@@ -38,19 +31,19 @@ class Result:
 
 
 class LoadGenerator:
-    """Makes calls by the clock, whether or not earlier ones have ended, as independent users would."""
+    """Makes calls by the clock, whether or not earlier ones have ended, as independent users would. call: makes one."""
 
-    def __init__(self, client: Sampled, settings: Settings) -> None:
-        self._client = client
-        self._settings = settings.client
+    def __init__(self, call: Callable[[], Awaitable[object]], settings: Client, errors: ErrorLog) -> None:
+        self._sample = call
+        self._settings = settings
+        self._errors = errors
         self._results: list[Result] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._skipped = 0
-        self._errors = ErrorLog(settings.tls)
         self._heard: dict[str, float] = {}  # when each server last answered
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Call until `stopping` is set; then wait for the calls under way, each of which has its deadline."""
+        """Call until `stopping` is set; then wait for the calls in flight, each of which has its deadline."""
         reporting = asyncio.create_task(self._report())
         begun, made = time.monotonic(), 0
         while not stopping.is_set():
@@ -61,7 +54,8 @@ class LoadGenerator:
                 call.add_done_callback(self._calls.discard)
             else:
                 self._skipped += 1
-            await _sleep(stopping, begun + made / self._settings.rate - time.monotonic())
+            with contextlib.suppress(TimeoutError):  # behind the clock it only lets other tasks run
+                await asyncio.wait_for(stopping.wait(), max(0.0, begun + made / self._settings.rate - time.monotonic()))
         if self._calls:
             await asyncio.wait(self._calls)
         reporting.cancel()
@@ -70,7 +64,7 @@ class LoadGenerator:
     async def _call(self) -> None:
         started = time.monotonic()
         try:
-            await self._client.sample()
+            await self._sample()
             server, code = served_by.last.get() or "unknown", "OK"
         except grpc.aio.AioRpcError as error:
             server, code = "", error.code().name
@@ -103,14 +97,3 @@ class LoadGenerator:
         notes = [*(f"{code}={count}" for code, count in sorted(errors.items())), *([f"skipped={skipped}"] if skipped else [])]
         notes += [f"{name.replace('_ms', '')} {value} ms" for name, value in latency.items()]
         logger.info("served by %s", "  ".join([who, *notes]), extra=details)
-
-
-async def _sleep(stopping: asyncio.Event, seconds: float) -> None:
-    """Until the time is over or the end is wanted; behind the clock it only lets others run."""
-    if seconds <= 0:
-        return await asyncio.sleep(0)
-    try:
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
-    except TimeoutError:
-        pass

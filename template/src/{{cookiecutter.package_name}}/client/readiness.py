@@ -8,12 +8,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from .. import discovery
 from ..defaults import LIVENESS
 from ..settings import Settings
+from ..settings.command import StartError
 
 logger = logging.getLogger(__name__)
-
-
-class PortError(Exception):
-    """The health server's port cannot be had; the text names the setting and what to do."""
 
 
 class Readiness:
@@ -27,12 +24,12 @@ class Readiness:
         self.port = 0
 
     async def start(self) -> None:
-        """Serve, not ready yet. Raises PortError."""
+        """Serve, not ready yet. Raises StartError."""
         client = self._settings.client
         try:
             self.port = self._server.add_insecure_port(f"{client.health_host}:{client.health_port}")
         except RuntimeError as error:
-            raise PortError(
+            raise StartError(
                 f"cannot listen on CLIENT__HEALTH_HOST={client.health_host} with CLIENT__HEALTH_PORT={client.health_port}: {error}; choose another"
             ) from None
         await self._health.set(health.OVERALL_HEALTH, health_pb2.HealthCheckResponse.NOT_SERVING)

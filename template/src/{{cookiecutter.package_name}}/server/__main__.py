@@ -3,28 +3,20 @@
 from .. import startup  # noqa: F401  # until the imports below are done
 
 # isort: split
-import argparse
 import asyncio
 import functools
 import logging
-import sys
 from contextlib import AsyncExitStack
 
-from ..discovery import TargetError
 from ..settings import Settings
-from ..settings.command import load, print_settings, qualified
+from ..settings.command import StartError, run
 from ..telemetry import configure
-from ..tls import TlsError
 from . import servicer
-from .app import PortError, build
+from .app import build
 from .drain import Signals, drain
 from .options import registrar
 
 logger = logging.getLogger(__name__)
-
-
-class StartError(Exception):
-    """What the services need cannot be opened; the text is the reason."""
 
 
 async def serve(settings: Settings) -> None:
@@ -36,7 +28,7 @@ async def serve(settings: Settings) -> None:
             services = await resources.enter_async_context(servicer.services(settings))
         except Exception as error:
             logger.debug("start failed", exc_info=True)
-            raise StartError(f"{type(error).__name__}: {error}") from None
+            raise StartError(f"cannot start: {type(error).__name__}: {error}") from None
         app = await build(settings, telemetry, services)
         registration = registrar(settings, app.port)
         await app.start()
@@ -53,26 +45,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Exit status 0 after a drain, 1 if the server cannot start, 2 for settings that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}", description="The server. Settings come from the environment and .env."
-    )
-    parser.add_argument("--print-settings", action="store_true", help="print the settings in force, and exit")
-    arguments = parser.parse_args()
-    settings = load()
-    if arguments.print_settings:
-        return print_settings(settings)
-    try:
-        asyncio.run(serve(settings))
-    except (TargetError, TlsError) as error:
-        print(f"settings: {qualified(str(error))}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except PortError as error:
-        print(f"server: {qualified(str(error))}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except StartError as error:
-        print(f"server: cannot start: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    run("server", "The server. Settings come from the environment and .env.", serve)
 
 
 if __name__ == "__main__":

@@ -10,22 +10,18 @@ from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from ..calls.authorization import Authorization, RuleError
+from ..calls.authorization import Authorization
 from ..calls.concurrency_limit import ConcurrencyLimit
 from ..calls.served_by import ServedBy
 from ..defaults import LIVENESS
 from ..discovery import CertificateFiles
 from ..settings import Settings
+from ..settings.command import StartError
 from ..telemetry import Telemetry
-from ..tls import TlsError, server_credentials, server_files
+from ..tls import server_files
 from . import Service
 from .interceptors import interceptors
 from .options import server_options
-
-
-class PortError(Exception):
-    """The port cannot be opened; the text names the setting and what to do."""
-
 
 HEALTH_CALLS = 100
 """Concurrent calls on the port for health alone; a probe is one."""
@@ -60,7 +56,7 @@ class App:
 
 
 async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Service]) -> App:
-    """Everything but the start. Raises PortError where a port is taken or the address is not this machine's, TlsError where
+    """Everything but the start. Raises StartError where a port is taken or the address is not this machine's, TlsError where
     certificates cannot be used."""
     certificates = server_files(settings)
     mutual = settings.tls.mode == "mtls"
@@ -84,7 +80,7 @@ async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Ser
     if settings.server.channelz if settings.server.channelz is not None else not mutual:
         channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), restricted)
 
-    credentials = None if certificates is None else server_credentials(certificates, require_client=mutual)
+    credentials = None if certificates is None else certificates.server_credentials(require_client=mutual)
     port = _open(server, settings, "PORT", settings.server.port, credentials)
     health_server, health_port = None, None
     if settings.server.health_port is not None:
@@ -96,12 +92,7 @@ async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Ser
 
 def _authorized(server: Any, settings: Settings) -> Any:
     """The server behind the rules about who may call, if there are any."""
-    if settings.tls.allowed_clients is None:
-        return server
-    try:
-        return Authorization(settings.tls.allowed_clients).on(server)
-    except RuleError as error:
-        raise TlsError(f"TLS__ALLOWED_CLIENTS cannot be used: {error}") from None
+    return server if settings.tls.allowed_clients is None else Authorization(settings.tls.allowed_clients).on(server)
 
 
 def _open(
@@ -111,6 +102,6 @@ def _open(
     try:
         return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise PortError(
+        raise StartError(
             f"cannot listen on SERVER__HOST={settings.server.host} with SERVER__{setting}={port}: {error}; choose another"
         ) from None

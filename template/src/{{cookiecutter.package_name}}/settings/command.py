@@ -1,17 +1,25 @@
 """Settings for people: loaded with one sentence for a mistake, printed as they are in force, listed as a table."""
 
+import argparse
+import asyncio
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, get_args
 
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..defaults import PREFIX
+from ..discovery import DiscoveryError
+from ..tls import TlsError
 from .durations import text
 from .sources import Settings, SettingsError, leaves
+
+
+class StartError(Exception):
+    """Something that the program needs cannot be had, a port for example; the text says what, and what to do."""
 
 
 def load() -> Settings:
@@ -27,6 +35,25 @@ def load() -> Settings:
     for problem in problems:
         print(f"settings: {problem}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def run(name: str, description: str, start: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+    """The command line of server and load generator. Exit status 0 after a signal, 1 if it cannot start, 2 for settings that cannot
+    be used."""
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__.split('.')[0]}.{name}", description=description)
+    parser.add_argument("--print-settings", action="store_true", help="print the settings in force, and exit")
+    arguments = parser.parse_args()
+    settings = load()
+    if arguments.print_settings:
+        return print_settings(settings)
+    try:
+        asyncio.run(start(settings))
+    except (DiscoveryError, TlsError) as error:
+        print(f"settings: {qualified(str(error))}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except StartError as error:
+        print(f"{name}: {qualified(str(error))}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 _NAMES = re.compile(rf"(?<!\w)(?={'|'.join(f'{name.upper()}__' for name in Settings.model_fields)})")
@@ -81,18 +108,4 @@ def is_duration(field: FieldInfo) -> bool:
 
 def print_settings(settings: Settings) -> None:
     """NAME=value, a line each, as a `.env` file would have it."""
-    for name, field, value in leaves(settings):
-        print(f"{name}={show(field, value)}")
-
-
-def markdown() -> str:
-    """A table of every setting, for the documentation."""
-    lines = ["| setting | default | what it is |", "|---|---|---|"]
-    for name, field, value in leaves(Settings):
-        default = "the host's name" if name == f"{PREFIX}SERVER__NAME" else f"`{show(field, value)}`" if value != "" else "empty"
-        lines.append(f"| `{name}` | {default} | {' '.join((field.description or '').split())} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")
+    print("\n".join(f"{name}={show(field, value)}" for name, field, value in leaves(settings)))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ..defaults import SERVER_NAME, SERVICE, TARGET
+from ..defaults import SERVER_NAME, TARGET
 from .durations import Duration
 
 Positive = Annotated[Duration, Field(gt=0)]
@@ -223,25 +223,6 @@ class Tls(Section):
     """The DNS name that the server's certificate must carry, whatever the target. Empty is the name in the target."""
     allowed_clients: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
     """Who may call, by a DNS or URI name (SPIFFE) of the client's certificate, as JSON: a list, or a map from method or * to lists. none is every client with a certificate."""
-
-
-class Telemetry(Section):
-    otlp_endpoint: str | None = None
-    """Where metrics and traces go: the base address of an OTLP/HTTP collector. none sends nothing and loads nothing."""
-    otlp_headers: SecretStr | None = None
-    """Headers for it, such as a token: name=value,name=value."""
-    otlp_ca: str = ""
-    """A PEM file with the authority of its certificate, where its address is https. Empty is the system's."""
-    otlp_certificate: str = ""
-    """A PEM file with the certificate to show to it."""
-    otlp_key: str = ""
-    """A PEM file with its key."""
-    service_name: str = SERVICE
-    """service.name; -server or -client is added."""
-    interval: Positive = 15.0
-    """From one export of metrics to the next."""
-    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The share of traces that are recorded, where the caller has not decided."""
 
 
 class Log(Section):

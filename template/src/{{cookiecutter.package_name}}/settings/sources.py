@@ -3,7 +3,9 @@ is what a Secret looks like in a pod."""
 
 import contextlib
 import difflib
+import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,9 +18,8 @@ from pydantic_settings.sources.utils import parse_env_vars
 from ..defaults import PREFIX
 from . import validation
 from .own import Service
-from .sections import Client, Discovery, Log, Registration, Server, Telemetry, Tls
+from .sections import Client, Discovery, Log, Registration, Server, Tls
 
-DOTENV = ".env"
 DIRECTORY = f"{PREFIX}SETTINGS_DIR"
 """The variable that names the folder."""
 
@@ -30,7 +31,7 @@ class SettingsError(Exception):
 class _Source(EnvSettingsSource):
     def _load_env_vars(self) -> Mapping[str, str | None]:
         found = read(os.environ)
-        if problems := list(_unknown(found)):
+        if problems := [*_unknown(found), *_not_json(found)]:
             raise SettingsError("\n".join(problems))
         return parse_env_vars({name: value for name, (value, _) in found.items()}, parse_none_str=self.env_parse_none_str)
 
@@ -52,7 +53,6 @@ class Settings(BaseSettings):
     discovery: Discovery = Discovery()
     registration: Registration = Registration()
     tls: Tls = Tls()
-    telemetry: Telemetry = Telemetry()
     log: Log = Log()
     service: Service = Service()
 
@@ -72,10 +72,10 @@ class Settings(BaseSettings):
 def read(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Every name with the prefix, in capitals, its value and where it was found. Raises SettingsError."""
     found = _mounted(environment.get(DIRECTORY, ""))
-    if os.path.exists(DOTENV):
-        with _readable(f"the file {DOTENV}"):
-            values = dotenv.dotenv_values(DOTENV, encoding="utf-8")
-            found |= _prefixed({name: value or "" for name, value in values.items()}, DOTENV)
+    if os.path.exists(".env"):
+        with _readable("the file .env"):
+            values = dotenv.dotenv_values(".env", encoding="utf-8")
+            found |= _prefixed({name: value or "" for name, value in values.items()}, ".env")
     found |= _prefixed(environment, "the environment")
     found.pop(DIRECTORY, None)
     return found
@@ -112,9 +112,19 @@ def _unknown(found: Mapping[str, tuple[str, str]]) -> Iterator[str]:
     known = [name for name, _, _ in leaves(Settings)]
     for name, (_, origin) in found.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
+            near = difflib.get_close_matches(name, known, 1, 0.8)
             advice = f"did you mean {near[0]}?" if near else "--print-settings lists all"
             yield f"{name} in {origin} is not a setting; {advice}"
+
+
+def _not_json(found: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    for name, field, _ in leaves(Settings):
+        value, origin = found.get(name, ("none", ""))
+        if value != "none" and re.search(r"\b(tuple|dict)\[", repr(field.annotation)):
+            try:
+                json.loads(value)
+            except ValueError:
+                yield f'{name}={value!r} in {origin} is not JSON; write a list, as in {name}=\'["one", "two"]\''
 
 
 def leaves(section: BaseModel | type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, FieldInfo, object]]:

@@ -3,12 +3,10 @@
 gRPC itself says nothing about most of them; it disconnects, ignores or loses calls later, under load.
 """
 
-import json
-import os
-import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..discovery import TargetError, parse_target, service_config_problems
 from .durations import text
 
 if TYPE_CHECKING:
@@ -27,9 +25,9 @@ def check(settings: "Settings") -> None:
         *_age(settings),
         *_drain(settings),
         *_calls(settings),
+        *_target(settings),
         *_registration(settings),
         *_tls(settings),
-        *_telemetry(settings),
         *_service_config(settings),
     ]
     if found:
@@ -112,6 +110,13 @@ def _calls(settings: "Settings") -> Iterator[str]:
         )
 
 
+def _target(settings: "Settings") -> Iterator[str]:
+    try:
+        parse_target(settings.client.target)
+    except TargetError as error:
+        yield f"CLIENT__TARGET={settings.client.target} cannot be used: {error}"
+
+
 def _registration(settings: "Settings") -> Iterator[str]:
     registration = settings.registration
     if registration.target is not None and not registration.address:
@@ -140,29 +145,6 @@ def _tls(settings: "Settings") -> Iterator[str]:
             yield from (f"TLS__ALLOWED_CLIENTS has {problem}" for name in names if (problem := _wrong_name(method, name)))
 
 
-def _telemetry(settings: "Settings") -> Iterator[str]:
-    telemetry = settings.telemetry
-    endpoint = f"TELEMETRY__OTLP_ENDPOINT={telemetry.otlp_endpoint or 'none'}"
-    files = {
-        f"TELEMETRY__OTLP_{name.upper()}": path
-        for name in ("ca", "certificate", "key")
-        if (path := getattr(telemetry, f"otlp_{name}"))
-    }
-    if files and not (telemetry.otlp_endpoint or "").startswith("https://"):
-        yield f"{' and '.join(files)} have no effect with {endpoint}; write its address with https, or leave them empty"
-    if bool(telemetry.otlp_certificate) != bool(telemetry.otlp_key):
-        yield (
-            f"TELEMETRY__OTLP_CERTIFICATE={telemetry.otlp_certificate or 'empty'} and TELEMETRY__OTLP_KEY={telemetry.otlp_key or 'empty'} "
-            "belong together; name both files or neither"
-        )
-    for name, path in files.items():
-        if not os.access(path, os.R_OK):
-            yield f"{name}={path} cannot be read; name a PEM file that this process may read"
-    # Their text is a secret, so it is not shown.
-    if telemetry.otlp_headers and not all("=" in pair for pair in telemetry.otlp_headers.get_secret_value().split(",")):
-        yield "TELEMETRY__OTLP_HEADERS cannot be read; write name=value,name=value"
-
-
 def _wrong_name(method: str, name: str) -> str:
     if not name.strip() or name != name.strip():
         return f"'{name}' for '{method}', which is no name; write a DNS name or a URI of the client's certificate"
@@ -172,47 +154,5 @@ def _wrong_name(method: str, name: str) -> str:
 
 
 def _service_config(settings: "Settings") -> Iterator[str]:
-    """gRPC's core ignores most mistakes in a service config without a word."""
-    given = settings.client.service_config
-    if given is None:
-        return
-    name = "CLIENT__SERVICE_CONFIG"
-    try:
-        config: dict[str, Any] = json.loads(given)
-        methods: list[dict[str, Any]] = config.get("methodConfig", [])
-        yield from _unknown(
-            name, config, {"methodConfig", "loadBalancingConfig", "loadBalancingPolicy", "retryThrottling", "healthCheckConfig"}
-        )
-        ratio = config.get("retryThrottling", {}).get("tokenRatio")
-        if isinstance(ratio, int):
-            yield f"{name} has retryThrottling.tokenRatio={ratio}, which gRPC reads as {ratio / 1000:g}; write {float(ratio)}"
-        if "healthCheckConfig" in config and any("pick_first" in policy for policy in config.get("loadBalancingConfig", [])):
-            yield f"{name} has healthCheckConfig with loadBalancingConfig pick_first, which ignores health; drop the first or use round_robin"
-        for method in methods:
-            yield from _unknown(name, method, {"name", "retryPolicy", "timeout", "hedgingPolicy", "waitForReady"})
-            if "timeout" in method:
-                yield f"{name} has timeout={method['timeout']}, which gRPC fires 1 to 2 s early; drop it and set CLIENT__TIMEOUT, now {text(settings.client.timeout)}"
-            if "hedgingPolicy" in method:
-                yield f"{name} has a hedgingPolicy, which gRPC ignores; drop it and use retryPolicy or CLIENT__RETRY__ENABLED"
-            yield from _retry_policy(name, method.get("retryPolicy"))
-    except (ValueError, TypeError, AttributeError) as error:
-        yield f"{name} cannot be read: {error}; write a gRPC service config in JSON, or drop it"
-
-
-def _retry_policy(name: str, policy: dict[str, Any] | None) -> Iterator[str]:
-    if policy is None:
-        return
-    yield from _unknown(
-        name, policy, {"maxAttempts", "initialBackoff", "maxBackoff", "backoffMultiplier", "retryableStatusCodes"}
-    )
-    attempts = policy.get("maxAttempts")
-    if not isinstance(attempts, int) or not 2 <= attempts <= 5:
-        yield f"{name} has retryPolicy.maxAttempts={attempts!r}; gRPC makes 2 to 5: write one of these"
-    for key in ("initialBackoff", "maxBackoff"):
-        if not isinstance(policy.get(key), str) or not re.fullmatch(r"\d+(\.\d+)?s", policy[key]):
-            yield f"{name} has retryPolicy.{key}={policy.get(key)!r}; write seconds with a unit, as in 1.5s"
-
-
-def _unknown(name: str, found: dict[str, Any], known: set[str]) -> Iterator[str]:
-    for key in found.keys() - known:
-        yield f"{name} has '{key}', which gRPC does not know and would ignore; write one of {', '.join(sorted(known))}"
+    if settings.client.service_config is not None:
+        yield from (f"CLIENT__SERVICE_CONFIG {problem}" for problem in service_config_problems(settings.client.service_config))
