@@ -8,19 +8,45 @@ import contextlib
 import functools
 import logging
 import signal
+from typing import Any
 
 from ..defaults import PREFIX
-from ..discovery import explain_tls
+from ..discovery import Outliers, explain_tls
 from ..settings import Settings
 from ..settings.command import run
 from ..telemetry import configure
+from ..tls import client_files
 from .api import {{ cookiecutter.__service }}Client
+from .channel import Keepalive, Policy, Retry
 from .error_log import ErrorLog
 from .load_generator import LoadGenerator
-from .options import connection
 from .readiness import Readiness
 
 logger = logging.getLogger(__name__)
+
+
+def connection(settings: Settings) -> dict[str, Any]:
+    """A typed client's arguments. Raises discovery.TargetError, tls.TlsError."""
+    client = settings.client
+    retry = dict(client.retry)
+    outliers = Outliers(**dict(client.outliers)) if client.outliers.threshold else None
+    policy = Policy(
+        keepalive=Keepalive(**dict(client.keepalive)),
+        retry=Retry(**retry) if retry.pop("enabled") else None,
+        outliers=outliers,
+        load_balancing=client.load_balancing,
+        health_check=client.health_check,
+        service_config=client.service_config,
+    )
+    return {
+        "target": client.target,
+        "tls": client_files(settings),
+        "server_name": settings.tls.server_name,
+        "timeout": client.timeout,
+        "stream_timeout": client.stream_timeout,
+        "config": settings.discovery.config(health_check=client.health_check, outliers=outliers),
+        "policy": policy,
+    }
 
 
 async def call(settings: Settings) -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 from ..discovery import Registrar
 from ..settings import Settings
-from ..settings.library import discovery_config
 
 Options = list[tuple[str, Any]]
 
@@ -57,5 +56,5 @@ def registrar(settings: Settings, port: int) -> Registrar | None:
         zone=settings.discovery.zone,
         weight=registration.weight,
         ttl=int(registration.ttl),
-        config=discovery_config(settings.discovery, health_check=False),
+        config=settings.discovery.config(health_check=False),
     )

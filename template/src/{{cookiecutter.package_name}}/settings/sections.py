@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from .. import discovery
 from ..defaults import SERVER_NAME, TARGET
 from .durations import Duration
 
@@ -193,6 +194,19 @@ class Discovery(Section):
     """How old such a set may be."""
     etcd: Etcd = Etcd()
     kubernetes: Kubernetes = Kubernetes()
+
+    def config(self, *, health_check: bool, outliers: discovery.Outliers | None = None) -> discovery.Config:
+        """What the library is given. Raises discovery.TargetError for what it refuses."""
+        return discovery.Config(
+            zone=self.zone,
+            empty=discovery.Empty.parse(self.empty) if self.empty else None,
+            health="" if health_check else None,
+            outliers=outliers,
+            remember=discovery.Remember(self.remember, self.remember_for),
+            dns=discovery.Dns(refresh=self.refresh, timeout=self.dns_timeout, servers=self.dns_servers),
+            etcd=discovery.Etcd(**{**dict(self.etcd), "password": self.etcd.password.get_secret_value()}),
+            kubernetes=discovery.Kubernetes(**dict(self.kubernetes)),
+        )
 
 
 class Registration(Section):
