@@ -14,6 +14,9 @@ pytest = $(bin)/python -m pytest -c pyproject.toml
 project = $(if $(PROJECT),--project '$(PROJECT)') $(if $(PROJECT_VENV),--venv '$(PROJECT_VENV)')
 # Everything in template/ would be copied into a project.
 export PYTHONDONTWRITEBYTECODE := 1
+# PIP_USER, where someone has set it, has no place in a virtual environment.
+export PIP_USER = no
+pip = -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-cluster conformance lint format bench experiment stress faults fuzz wire lock audit docs check clean
@@ -23,14 +26,14 @@ demo: $(installed) ## servers come and go while a client calls (PROJECT=path, MO
 	@$(bin)/python -m lab.demo $(project) --mode $(MODE) $(if $(JSON),--json)
 
 ##@ Develop
-test: $(installed) ## all tests that need no cluster: discovery in place, the hooks, and baked projects with their own tests
+test: $(installed) ## all tests that need no cluster: the library, the pair, the lab, and baked projects with their own tests
 	@$(pytest) -q -m "not cluster"
 
-test-cluster: $(installed) ## the tests that need a cluster (KUBECONFIG, and kubectl on PATH), and etcd's again
-	@$(pytest) -q -m "cluster or etcd" -rs
+test-cluster: $(installed) ## the tests that need a cluster (KUBECONFIG, and kubectl on PATH)
+	@$(pytest) -q -m cluster -rs
 
 conformance: $(installed) ## every promise on every source, with a cluster as above; writes docs/conformance.md
-	@CONFORMANCE_PAGE=docs/conformance.md REQUIRE_REGISTRIES=etcd,cluster $(pytest) -q template/src/discovery/tests/conformance
+	@CONFORMANCE_PAGE=docs/conformance.md REQUIRE_REGISTRIES=etcd,cluster $(pytest) -q tests/discovery/conformance
 
 lint: $(installed) ## style and types
 	@$(bin)/ruff check --config pyproject.toml --no-cache .
@@ -54,7 +57,7 @@ wire: ## generate discovery/wire from its proto
 	@cp build/wire/tree/discovery/messages_pb2.pyi discovery/wire/
 
 docs: $(installed) ## regenerate what docs/ takes from the code
-	@$(bin)/python -m tests.settings_page
+	@$(bin)/python -m tests.scaffold.settings_page
 	@$(bin)/python -m lab.experiment.results docs/experiment-on-a-cluster
 
 clean: ## remove what make has made
@@ -65,8 +68,10 @@ clean: ## remove what make has made
 lock: $(installed) $(tooled) ## take newer ones into all locks, here and in template/requirements
 	@$(tools)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 requirements.in -o requirements.lock
 	@rm -rf build/lock && $(bin)/python -m tests.bake build/lock >&2
-	@$(MAKE) --no-print-directory -C build/lock/greeter-pair lock VENV=$(abspath build/venv)
-	@cp build/lock/greeter-pair/requirements/*.lock template/requirements/
+	@$(MAKE) --no-print-directory -C build/lock/greeter lock VENV="$$PWD/build/venv"
+	@for lock in dev image tools; do \
+		sed 's/greeter (pyproject.toml)/{{ cookiecutter.project_slug }} (pyproject.toml)/' build/lock/greeter/requirements/$$lock.lock > template/requirements/$$lock.lock; \
+	done
 
 audit: $(tooled) ## known vulnerabilities in all locks; asks api.osv.dev
 	@sh template/requirements/audit.sh $(tools)/pip-audit requirements.lock template/requirements/*.lock
@@ -94,13 +99,13 @@ $(installed): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; say make PYTHON=python3.11" >&2; exit 1; }
 	@echo "installing into $(VENV) (once, about half a minute)" >&2
 	@$(PYTHON) -m venv $(VENV)
-	@$(bin)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(bin)/python $(pip) -r requirements.lock
 	@touch $@
 
 $(tooled): template/requirements/tools.lock
 	@mkdir -p build
 	@$(PYTHON) -m venv build/venv-tools
-	@build/venv-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(tools)/python $(pip) -r $<
 	@touch $@
 
 ##@ Help
