@@ -1,4 +1,4 @@
-"""A generated project on a real cluster, as a person brings it there: make's targets, and what `make logs` says of every call."""
+"""A generated project on a real cluster, deployed as a person does: make's targets, and what `make logs` says of every call."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.bake import SLUG
 
 DEADLINE = 150.0
 """Seconds after which a wait is given up; nothing is asserted about shorter times."""
@@ -35,6 +37,11 @@ def kubectl(*arguments: str, given: object = None) -> str:
     )
     assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
     return done.stdout
+
+
+def variables(**settings: str) -> dict[str, str]:
+    """Settings by the names that they have in the environment."""
+    return {f"{SLUG.upper()}__{name}": value for name, value in settings.items()}
 
 
 class Logs:
@@ -88,7 +95,7 @@ class Logs:
         self.wait(f"an even split over {servers} servers", even)
 
     def wait_seconds(self, count: int) -> None:
-        """Until so many more were told of."""
+        """Until so many more were shown."""
         until = len(self.seconds) + count
         self.wait(f"{count} more seconds", lambda seconds: len(seconds) >= until)
 
@@ -160,14 +167,26 @@ class Deployed:
         self.kubectl("wait", "--for=delete", f"--timeout={DEADLINE:.0f}s", *(f"pod/{name}" for name in names))
 
     def setting(self, role: str, **values: str) -> None:
-        """Edit base/<role>.env, as a person does."""
-        path = self.project / "deploy" / "base" / f"{role}.env"
-        lines = [line for line in path.read_text().splitlines() if line.partition("=")[0] not in values]
-        path.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in values.items())]) + "\n")
+        """Edit the role's kustomization.yaml, as a person does."""
+        path = self.project / "deploy" / role / "kustomization.yaml"
+        lines = [
+            line for line in path.read_text().splitlines() if line.strip().removeprefix("- ").partition("=")[0] not in values
+        ]
+        at = lines.index("    literals:") + 1
+        lines[at:at] = [f"      - {name}={value}" for name, value in values.items()]
+        path.write_text("\n".join(lines) + "\n")
+
+    def quicken(self) -> None:
+        """Drains that a test can wait for, a deadline that a busy machine keeps, and room for many pods on one small node."""
+        self.setting("server", **variables(SERVER__DRAIN__WAIT="3s"))
+        self.setting("client", **variables(CLIENT__TIMEOUT="10s"))
+        for path in self.project.glob("deploy/*/deployment.yaml"):
+            assert "cpu: 100m" in path.read_text()
+            path.write_text(path.read_text().replace("cpu: 100m", "cpu: 10m"))
 
     @contextmanager
     def followed(self) -> Iterator[Logs]:
-        """Its logs while the block runs, which begins when calls are being told of."""
+        """Its logs while the block runs, which begins when calls are shown."""
         logs = Logs(self)
         try:
             logs.wait("a first second", lambda seconds: bool(seconds))

@@ -1,7 +1,8 @@
-"""The mtls component on a real cluster: certificates and their authority are replaced under load, and no call fails."""
+"""The mtls component on a real cluster: certificates and their CA are replaced under load, and no call fails."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,10 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.bake import SLUG, bake
+from tests.bake import SLUG
+
+from .conftest import IMAGE
+from .deployed import Deployed, kubectl, variables
 
 pytestmark = pytest.mark.cluster
 
@@ -23,40 +27,18 @@ DEADLINE = 120.0
 RATE = 100
 
 
-class Deployment:
-    """A project baked and deployed with COMPONENTS=mtls into a namespace of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.namespace = f"mtls-{uuid.uuid4().hex[:8]}"
-        self.project = bake(folder)
-        settings = self.project / "deploy" / "base" / "client.env"
-        settings.write_text(settings.read_text().replace("CLIENT__RATE=5", f"CLIENT__RATE={RATE}\nCLIENT__RETRY__ENABLED=false"))
-
-    def make(self, target: str, **variables: str) -> None:
-        """What a user types."""
-        done = subprocess.run(
-            ["make", "-s", "-C", self.project, target, f"PYTHON={sys.executable}", *(f"{name}={value}" for name, value in variables.items())],
-            env={**os.environ, "NAMESPACE": self.namespace}, capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+class Deployment(Deployed):
+    """A project deployed with COMPONENTS=mtls into a namespace of its own."""
 
     def renew(self, *arguments: str) -> None:
         """New certificates, in files and in the cluster; `make certs` by an environment that is there already."""
+        command = [sys.executable, "-B", "-m", "deploy.certificates", "--namespace", self.namespace, *arguments]
         subprocess.run(
-            [sys.executable, "-B", "-m", "development.certificates", "--namespace", self.namespace, *arguments],
-            cwd=self.project, env={**os.environ, "PYTHONPATH": "src:."}, check=True, capture_output=True, timeout=60,
-        )  # fmt: skip
+            command, cwd=self.project, env={**os.environ, "PYTHONPATH": "."}, check=True, capture_output=True, timeout=60
+        )
         self.make("secrets")
         # A change to the pod makes the kubelet look at once; by itself it would within a minute.
         self.kubectl("annotate", "pods", "--all", "--overwrite", f"renewed={time.time()}")
-
-    def kubectl(self, *arguments: str) -> str:
-        command = ["kubectl", f"--namespace={self.namespace}", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-
-    def pods(self, side: str) -> list[dict[str, Any]]:
-        found = json.loads(self.kubectl("get", "pods", f"--selector=app.kubernetes.io/name={SLUG}-{side}", "--output=json"))
-        return list(found["items"])
 
     def lines(self, pod: str) -> list[dict[str, Any]]:
         """What a pod has logged."""
@@ -85,17 +67,18 @@ def renewals(lines: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    made = Deployment(tmp_path_factory.mktemp("mtls"))
-    subprocess.run(["kubectl", "create", "namespace", made.namespace], check=True, capture_output=True, timeout=60)
+def deployed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """At 100 calls a second, and nothing is retried."""
+    copy = shutil.copytree(project, tmp_path_factory.mktemp("mtls") / SLUG)
+    made = Deployment(copy, f"mtls-{uuid.uuid4().hex[:8]}", IMAGE)
+    made.setting("client", **variables(CLIENT__RATE=str(RATE), CLIENT__RETRY__ENABLED="false"))
+    kubectl("create", "namespace", made.namespace)
     try:
         made.renew()
         made.make("deploy", DISCOVERY="kubernetes", COMPONENTS="mtls")
         yield made
     finally:
-        subprocess.run(
-            ["kubectl", "delete", "namespace", made.namespace, "--wait=false"], check=True, capture_output=True, timeout=60
-        )
+        kubectl("delete", "namespace", made.namespace, "--wait=false")
 
 
 def call(address: str, certificates: Path) -> str:
@@ -107,13 +90,13 @@ def call(address: str, certificates: Path) -> str:
         return bytes(greet(b"", timeout=10)).decode(errors="replace")
 
 
-def test_certificates_and_their_authority_are_replaced_under_load_and_no_call_fails(deployed: Deployment) -> None:
-    """A certificate, then the authority, then the next one, which no longer believes the first: what that had issued is
-    refused in the end. No pod was restarted, and nothing was retried."""
+def test_certificates_and_their_ca_are_replaced_under_load_and_no_call_fails(deployed: Deployment) -> None:
+    """A certificate, then the CA, then the next one, which no longer trusts the first: what that had issued is refused in the
+    end. No pod was restarted, and nothing was retried."""
     first = deployed.project / "first"
     (deployed.project / "certs" / "client").rename(first)
     pods = {pod["metadata"]["uid"] for side in ("server", "client") for pod in deployed.pods(side)}
-    for times, arguments in enumerate(((), ("--new-authority",), ("--new-authority",)), 1):
+    for times, arguments in enumerate(((), ("--new-ca",), ("--new-ca",)), 1):
         deployed.renew(*arguments)
         deployed.wait_until_renewed(times)
     client = deployed.pods("client")[0]["metadata"]["name"]
