@@ -49,7 +49,7 @@ class Server(Section):
     port: Port = 50051
     """The port to listen on; 0 takes any free one and logs it."""
     name: str = Field(default_factory=socket.gethostname)
-    """What answers give as served_by; on Kubernetes the host's name is the pod's."""
+    """What the metadata x-served-by of every answer says; on Kubernetes the host's name is the pod's. Empty adds no metadata."""
     health_port: Port | None = None
     """A second port, for health alone and always in plaintext: the kubelet's probes know no TLS. none opens none, 0 takes any free one."""
     reflection: bool | None = None
