@@ -20,27 +20,16 @@ LONGEST_SLUG = 40
 """Kubernetes names hold 63 characters, and ours get endings such as -server-headless and a ReplicaSet's hash."""
 
 TAKEN = frozenset(
-    {"discovery", "build", "deploy", "development", "docs", "proto", "requirements", "src", "tests"}
-    | {"aiohappyeyeballs", "aiohttp", "aiohttp_retry", "aiosignal", "annotated_types", "ast_serialize", "attr", "attrs"}
-    | {"buf_bin", "certifi", "cffi", "charset_normalizer", "contourpy", "cryptography", "cycler", "dateutil", "dns", "dnslib"}
-    | {"dotenv", "durationpy", "etcd", "frozenlist", "google", "grpc", "grpc_channelz", "grpc_health", "grpc_reflection"}
-    | {
-        "grpc_status",
-        "grpc_tools",
-        "hypothesis",
-        "idna",
-        "importlib_resources",
-        "iniconfig",
-        "jsonschema",
-        "jsonschema_specifications",
-        "kiwisolver",
-    }
-    | {"kubernetes", "kubernetes_validate", "librt", "markdown_it", "referencing", "rpds"}
-    | {"matplotlib", "mdurl", "mpl_toolkits", "multidict", "mypy", "mypy_extensions", "mypy_protobuf", "mypyc", "numpy"}
-    | {"oauthlib", "opentelemetry", "packaging", "pathspec", "pip", "pluggy", "propcache", "py", "pycparser", "pydantic"}
-    | {"pydantic_core", "pydantic_settings", "pygments", "pylab", "pyparsing", "pytest", "pytest_asyncio", "pythonjsonlogger"}
-    | {"requests", "requests_oauthlib", "rich", "ruff", "setuptools", "six", "sortedcontainers", "trustme"}
-    | {"typing_extensions", "typing_inspection", "tzdata", "urllib3", "uv", "websocket", "wheel", "wrapt", "yaml", "yarl"}
+    """
+    build deploy development discovery docs proto requirements src tests
+    aiohappyeyeballs aiohttp aiohttp_retry aiosignal annotated_types ast_serialize attr attrs buf_bin certifi cffi
+    charset_normalizer cryptography dateutil dns dotenv durationpy frozenlist google grpc grpc_channelz
+    grpc_health grpc_reflection grpc_status grpc_tools honcho idna importlib_resources iniconfig kubernetes librt
+    markdown_it mdurl multidict mypy mypy_extensions mypy_protobuf mypyc oauthlib opentelemetry packaging pathspec
+    pip pluggy propcache py pycparser pydantic pydantic_core pydantic_settings pygments pytest pytest_asyncio
+    pythonjsonlogger requests requests_oauthlib rich ruff setuptools six trustme typing_extensions
+    typing_inspection tzdata urllib3 uv websocket wheel wrapt yaml yarl
+    """.split()
 )
 """Top-level names of the project itself, then of all that its lock installs; a test compares them with an installation."""
 

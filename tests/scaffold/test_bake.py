@@ -3,138 +3,167 @@
 import ast
 import filecmp
 import json
-import os
 import re
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from hooks.post_gen_project import left_out
 from hooks.pre_gen_project import TAKEN
-from tests.bake import ROOT, bake
+from tests.bake import ENVIRONMENT, ROOT, make
 
-HOSTILE = 'Zoë\'s "Pair" \\ & <co>'
-ANSWERS: dict[str, dict[str, str]] = {
-    "defaults": {},
-    "dns": {"discovery": "dns"},
-    "etcd": {"discovery": "etcd"},
-    "kubernetes-only": {"registries": "chosen"},
-    "dns-only": {"discovery": "dns", "registries": "chosen"},
-    "etcd-only": {"discovery": "etcd", "registries": "chosen", "python_version": "3.11"},
-    "hostile": {"project_name": HOSTILE, "description": f"It's {HOSTILE}: {{really}}", "package_name": "pair"},
-}
+from .conftest import ANSWERS
+
+PYTHON = ENVIRONMENT / "bin" / "python"
 
 
-@pytest.fixture(scope="session", params=ANSWERS)
-def baked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """Every set of answers, baked once."""
-    name = str(request.param)
-    return name, bake(tmp_path_factory.mktemp(name), **ANSWERS[name])
+@pytest.fixture(params=ANSWERS)
+def baked(request: pytest.FixtureRequest, project_of: Callable[[str], Path]) -> tuple[str, Path]:
+    """Every set of answers."""
+    return request.param, project_of(request.param)
+
+
+def package_of(project: Path) -> Path:
+    """The folder of its package."""
+    return next(project.glob("src/*/server")).parent
 
 
 def files(project: Path) -> list[Path]:
-    return [path for path in project.rglob("*") if path.is_file()]
+    """What was baked: not what make has added since, nor the library."""
+    made = (".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__", "v1")
+    library = package_of(project) / "discovery"
+    return [
+        path
+        for path in sorted(project.rglob("*"))
+        if path.is_file()
+        and not path.is_relative_to(library)
+        and not (set(path.relative_to(project).parts) & set(made) and "proto" not in path.parts)
+    ]
 
 
 def test_no_markup_is_left_and_no_file_is_empty(baked: tuple[str, Path]) -> None:
-    """Whatever the answers; discovery must not even mention the tool."""
+    """Whatever the answers."""
     _, project = baked
     for path in files(project):
         content = path.read_text(encoding="utf-8")
-        assert content.strip() or path.name == "py.typed", f"{path} is empty"
-        assert not re.search(r"\{%|cookiecutter", content), path
-        # A workflow's own expressions are ${{ }}; discovery is not rendered, so braces of its f-strings may stand there.
-        assert not re.search(r"(?<!\$)\{\{", content) or path.is_relative_to(project / "src" / "discovery"), path
+        assert content.strip() or path.name in ("py.typed", "__init__.py"), f"{path} is empty"
+        assert not re.search(r"\{%|\{#|cookiecutter\.", content.replace("${x}", "")), path
+        assert not re.search(r"(?<!\$)\{\{", content), path  # a workflow's own expressions are ${{ }}
     assert not [path for path in project.rglob("*") if "{" in path.name or (path.is_dir() and not any(path.iterdir()))]
 
 
 def test_everything_parses(baked: tuple[str, Path]) -> None:
-    """Whatever quotes are in a name, and what was answered is what is read back."""
+    """Whatever is in a name or a description, and what was answered is what is read back."""
     name, project = baked
+    answers = ANSWERS[name]
     for path in files(project):
         if path.suffix == ".py":
             ast.parse(path.read_text(encoding="utf-8"), str(path))
         elif path.suffix in (".yaml", ".yml"):
             assert all(isinstance(part, dict) for part in yaml.safe_load_all(path.read_text(encoding="utf-8"))), path
     metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    description = answers.get("description", "A gRPC service and its client on Kubernetes.")
     assert metadata["name"] == project.name
-    assert metadata["description"] == ANSWERS[name].get("description", "A pair of gRPC services on Kubernetes.")
-    assert ANSWERS[name].get("project_name", "Greeter Pair") in (project / "README.md").read_text(encoding="utf-8")
+    assert metadata["description"] == description
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith(f"# {answers.get('project_name', 'Greeter')}\n")
+    assert description in readme
 
 
-def test_discovery_is_byte_for_byte_the_templates_less_what_was_left_out(baked: tuple[str, Path]) -> None:
-    """So that it can be developed in place, and taken from any project."""
-    name, project = baked
-    answers = {"discovery": "kubernetes", "registries": "all", **ANSWERS[name]}
-    tracked = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "template/src/discovery"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    expected = {path.removeprefix("template/") for path in tracked if (ROOT / path).exists()} - set(left_out(answers))
-    found = {str(path.relative_to(project)) for path in files(project / "src" / "discovery")}
+def test_the_library_is_byte_for_byte_the_repositorys(baked: tuple[str, Path]) -> None:
+    """So that it can be compared, and taken from any project; without tests."""
+    _, project = baked
+    library = package_of(project) / "discovery"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "discovery"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    expected = {name for name in listed.stdout.split() if (ROOT / name).exists()}
+    found = {
+        f"discovery/{path.relative_to(library)}"
+        for path in library.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     assert found == expected
-    for path in found:
-        assert filecmp.cmp(project / path, ROOT / "template" / path, shallow=False), path
+    assert "discovery/py.typed" in found
+    assert not [name for name in found if "test_" in name or "cookiecutter" in (ROOT / name).read_text()]
+    for name in found:
+        assert filecmp.cmp(library.parent / name, ROOT / name, shallow=False), name
 
 
 def test_the_default_target_is_the_one_that_was_asked_for(baked: tuple[str, Path]) -> None:
-    """And a library that no chosen registry needs is no dependency."""
+    """Every project can read all registries; the answer is where it begins."""
     name, project = baked
-    package = ANSWERS[name].get("package_name", project.name.replace("-", "_"))
     scheme = {"kubernetes": "kubernetes", "dns": "dns-poll", "etcd": "etcd"}[ANSWERS[name].get("discovery", "kubernetes")]
-    assert f'TARGET = "{scheme}:///{project.name}-server' in (project / "src" / package / "defaults.py").read_text()
-    dependencies = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    for library, without in {"dnspython": ("kubernetes-only", "etcd-only"), "kubernetes": ("dns-only", "etcd-only")}.items():
-        assert any(entry.startswith(library) for entry in dependencies) is (name not in without)
-        for lock in ("dev.lock", "image.lock"):
-            assert (f"\n{library}==" in (project / "requirements" / lock).read_text()) is (name not in without), lock
+    assert f'TARGET = "{scheme}:///{project.name}-server' in (package_of(project) / "defaults.py").read_text()
+    extras = tomllib.loads((project / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"dns", "kubernetes", "server"} <= extras.keys()
 
 
-def make(project: Path, *arguments: str) -> None:
-    """A make target of the project's own, in one virtual environment for all projects."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHONDONTWRITE", "MAKE"))}
-    done = subprocess.run(
-        ["make", *arguments, f"VENV={ROOT / 'build' / 'venv'}"], cwd=project, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"make {' '.join(arguments)}:\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+def test_names_come_from_the_package(project_of: Callable[[str], Path]) -> None:
+    """Of the contract, the settings, the classes."""
+    project = project_of("etcd")
+    package = "order_history_of_all_customers_anywhere"
+    contract = (project / "proto" / package / "v1" / f"{package}.proto").read_text()
+    assert f"package {package}.v1;" in contract
+    assert "service OrderHistoryOfAllCustomersAnywhereService {" in contract
+    assert "class OrderHistoryOfAllCustomersAnywhereClient(" in (project / "src" / package / "client/api.py").read_text()
+    assert f"{package.upper()}__" in (project / ".env.example").read_text()
 
 
-def test_the_projects_own_lint_passes_and_its_format_changes_nothing(baked: tuple[str, Path]) -> None:
-    """Style, strict types and the contract's rules, for every combination of answers."""
+def test_only_four_files_name_a_message_or_a_method_of_the_example(project_of: Callable[[str], Path]) -> None:
+    """They are what the owner replaces; one page says how."""
+    project = project_of("billing")
+    naming = {str(path.relative_to(project)) for path in files(project) if re.search("greet", path.read_text(), re.IGNORECASE)}
+    owned = {
+        "proto/billing/v1/billing.proto",
+        "src/billing/server/servicer.py",
+        "src/billing/client/api.py",
+        "tests/test_service.py",
+    }
+    assert owned <= naming <= owned | {"docs/your-own-service.md"}
+
+
+def test_ruff_finds_nothing_whatever_the_length_of_the_names(baked: tuple[str, Path]) -> None:
+    """Style, and a form that `make format` would leave as it is."""
     _, project = baked
-    make(project, "lint")
+    for command in (["check"], ["format", "--check", "--diff"]):
+        done = subprocess.run([PYTHON, "-m", "ruff", *command, "."], cwd=project, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["defaults", "hostile"])
+def test_the_projects_own_lint_and_tests_pass(name: str, linted: Path, project_of: Callable[[str], Path]) -> None:
+    """Style, strict types, the contract's rules, and all tests; its format changes nothing."""
+    project = project_of(name)
+    before = {path: path.read_bytes() for path in files(project)}
+    make(project, "lint", "test")
+    make(project, "format")
     make(project)
+    assert {path: path.read_bytes() for path in files(project)} == before
 
 
-def test_the_package_cannot_hide_what_a_project_installs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["dns", "etcd"])
+def test_the_tests_that_an_answer_can_change_pass(name: str, project_of: Callable[[str], Path]) -> None:
+    """Those that know the default target."""
+    make(project_of(name), "test", "TESTS=tests/test_settings.py tests/test_manifests.py")
+
+
+def test_the_package_cannot_hide_what_a_project_installs(linted: Path) -> None:
     """Every module that a project's lock brings is refused as the package's name."""
-    make(bake(tmp_path), str(ROOT / "build" / "venv" / "installed"))
     listing = "import importlib.metadata, json; print(json.dumps(list(importlib.metadata.packages_distributions())))"
-    python = ROOT / "build" / "venv" / "bin" / "python"
-    modules = json.loads(subprocess.run([python, "-c", listing], capture_output=True, check=True).stdout)
+    modules = json.loads(subprocess.run([PYTHON, "-c", listing], capture_output=True, check=True).stdout)
     assert {module for module in modules if re.fullmatch("[a-z][a-z0-9_]*", module)} <= TAKEN
 
 
-def test_the_projects_own_tests_pass(baked: tuple[str, Path]) -> None:
-    """All of them for the defaults; for the others, those that an answer can change."""
-    name, project = baked
-    if name == "defaults":
-        make(project, "test")
-    else:
-        changed = [
-            "tests/test_settings.py",
-            "tests/test_deploying.py",
-            "tests/test_stubs.py",
-            "src/discovery/tests/test_imports.py",
-        ]
-        changed += {"kubernetes-only": ["tests/test_demo.py"], "hostile": ["tests/test_server.py"]}.get(name, [])
-        make(project, "test", "TESTS=" + " ".join(changed))
+def test_the_package_cannot_hide_what_lies_beside_it(project_of: Callable[[str], Path]) -> None:
+    """Folders at the root of a project can be imported too."""
+    project = project_of("defaults")
+    folders = {path.name for path in project.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    assert folders - {"certs"} <= TAKEN
+    assert "discovery" in TAKEN
 
 
 def test_there_are_at_most_eight_questions_each_with_its_text() -> None:
