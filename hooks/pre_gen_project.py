@@ -19,8 +19,7 @@ ASIDE = ".discovery-replaced"
 LONGEST_SLUG = 40
 """Kubernetes names hold 63 characters, and ours get endings such as -server-headless and a ReplicaSet's hash."""
 
-TAKEN = frozenset(
-    """
+_TAKEN = """
     build deploy development discovery docs proto requirements src tests
     aiohappyeyeballs aiohttp aiohttp_retry aiosignal annotated_types ast_serialize attr attrs buf_bin certifi cffi
     charset_normalizer cryptography dateutil dns dotenv durationpy frozenlist google grpc grpc_channelz
@@ -29,8 +28,8 @@ TAKEN = frozenset(
     pip pluggy propcache py pycparser pydantic pydantic_core pydantic_settings pygments pytest pytest_asyncio
     pythonjsonlogger requests requests_oauthlib rich ruff setuptools six trustme typing_extensions
     typing_inspection tzdata urllib3 uv websocket wheel wrapt yaml yarl
-    """.split()
-)
+"""
+TAKEN = frozenset(_TAKEN.split())
 """Top-level names of the project itself, then of all that its lock installs; a test compares them with an installation."""
 
 
