@@ -1,38 +1,44 @@
-"""docs/settings.md, written by the generated project itself: `python -m tests.settings_page`."""
+"""docs/settings.md, written from a generated project's own settings: `python -m tests.scaffold.settings_page`."""
 
 import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.bake import ROOT, bake
+from tests.bake import ENVIRONMENT, ROOT, bake, make
 
 PAGE = ROOT / "docs" / "settings.md"
 
 _HEAD = """# Every setting
 
-Both commands read all of them: from the environment, from `.env`, and from files in the directory that `SETTINGS_DIR` names, in this
-order. Times are written as `30s`, `500ms`, `5m` or a number of seconds; `none` switches off what may be off. `make settings` in a
-project prints what is in force. This page is written by the code (`make docs`); the values are those of a project named Greeter Pair.
+Server and load generator read the same settings: from the environment, from `.env`, and from files in the folder that
+`GREETER__SETTINGS_DIR` names. Times are written as `30s`, `500ms`, `5m` or a number of seconds; `none` switches off what can be off.
+`make settings` prints the values in effect. This page is generated (`make docs`) for a project named Greeter; in yours the package's
+name takes the place of `GREETER`.
 
+| setting | default | what it is |
+|---|---|---|
+"""
+_PROGRAM = """
+from greeter.settings import Settings
+from greeter.settings.command import show
+from greeter.settings.sources import leaves
+
+for name, field, value in leaves(Settings):
+    default = "the host's name" if name.endswith("SERVER__NAME") and "CLIENT" not in name else f"`{show(field, value)}`"
+    print(f"| `{name}` | {'empty' if value == '' else default} | {' '.join((field.description or '').split())} |")
 """
 
 
-def page() -> str:
-    """The page as it should be."""
-    with tempfile.TemporaryDirectory() as folder:
-        project = bake(Path(folder))
-        environment = ROOT / "build" / "venv"
-        subprocess.run(["make", "-s", "-C", project, environment / "installed", f"VENV={environment}"], check=True)
-        done = subprocess.run(
-            [environment / "bin" / "python", "-m", "greeter_pair.settings_command"],
-            cwd=project,
-            env={"PYTHONPATH": "src"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+def page(project: Path) -> str:
+    """The page as it should be; from a default project."""
+    make(project, "install")
+    done = subprocess.run(
+        [ENVIRONMENT / "bin" / "python", "-c", _PROGRAM],
+        cwd=project, env={"PYTHONPATH": "src", "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
     return _HEAD + done.stdout
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    with tempfile.TemporaryDirectory() as folder:
+        PAGE.write_text(page(bake(Path(folder))))

@@ -1,8 +1,7 @@
-"""The third way to use this: the discovery folder alone, copied into a project that has nothing to do with ours."""
+"""The library's folder alone, copied into a project that has nothing to do with ours."""
 
 import shutil
 import subprocess
-import sys
 import venv
 from pathlib import Path
 
@@ -59,8 +58,7 @@ def test_the_folder_works_under_another_name_with_grpcio_and_protobuf_only(tmp_p
     project = tmp_path / "project"
     (project / "somewhere").mkdir(parents=True)
     (project / "somewhere" / "__init__.py").touch()
-    ignored = shutil.ignore_patterns("__pycache__", "tests")
-    shutil.copytree(ROOT / "template" / "src" / "discovery", project / "somewhere" / "finder", ignore=ignored)
+    shutil.copytree(ROOT / "discovery", project / "somewhere" / "finder", ignore=shutil.ignore_patterns("__pycache__"))
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
@@ -75,18 +73,3 @@ def test_the_folder_works_under_another_name_with_grpcio_and_protobuf_only(tmp_p
         text=True,
     )
     assert "127.0.0.1:1" in shown.stdout
-
-
-def test_its_own_tests_pass_under_another_name(tmp_path: Path) -> None:
-    """They come with the folder, so they must not know where it lies."""
-    (tmp_path / "somewhere").mkdir()
-    (tmp_path / "somewhere" / "__init__.py").touch()
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "template" / "src" / "discovery", tmp_path / "somewhere" / "finder", ignore=ignored)
-    chosen = ["test_channel", "test_imports", "test_command_line", "test_process"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function"]
-        + [f"somewhere/finder/tests/{name}.py" for name in chosen],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-5000:]

@@ -15,15 +15,20 @@ from tests.discovery.conformance.conftest import registries
 
 from .settings_page import PAGE, page
 
-INVENTED = {"src/discovery/sources/consul.py"}
+INVENTED = {"consul.py"}
 """Files of an example."""
 
-PAGES = [
-    ROOT / "README.md",
-    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "template/README.md", "template/SECURITY.md")),
+LIBRARY = ROOT / "discovery" / "README.md"
+OURS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
-    ROOT / "template/src/discovery/README.md",
 ]
+"""Pages of the repository."""
+THEIRS = [*(ROOT / "template" / name for name in ("README.md", "SECURITY.md")), *sorted((ROOT / "template/docs").glob("*.md"))]
+"""Pages of a generated project, with markup."""
+PAGES = [*OURS, *THEIRS, LIBRARY]
+PACKAGE = "{{cookiecutter.package_name}}"
+"""As folders of the template have it."""
 
 
 def name_of(path: Path) -> str:
@@ -49,35 +54,50 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_every_setting_that_is_named_exists(path: Path) -> None:
-    """As the page of settings has it, and that is written by the code."""
-    known = set(re.findall(r"^\| `([A-Z_]+)`", PAGE.read_text(), re.MULTILINE))
-    for name in re.findall(r"\b(?:SERVER|CLIENT|DISCOVERY|REGISTRATION|TELEMETRY|LOG|TLS)__[A-Z_]*[A-Z]", path.read_text()):
-        assert name in known, name
+    """As the page of settings has it, and that is written by the code; with the prefix or without."""
+    known = set(re.findall(r"^\| `GREETER__([A-Z_]+)`", PAGE.read_text(), re.MULTILINE))
+    sections = "|".join(sorted({name.partition("__")[0] for name in known if "__" in name}))
+    for name in re.findall(rf"(?<![A-Z])(?:{sections})__[A-Z_]*[A-Z]", path.read_text()):
+        assert name in known or name in INVENTED or name.startswith("SERVICE__"), name
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_every_file_that_is_named_is_there(path: Path) -> None:
     """Of the repository, the template, a project's folders, or beside the page."""
-    text = path.read_text().replace("{{ cookiecutter.package_name }}", "{{ cookiecutter.package_name }}")
-    bases = [ROOT, ROOT / "template", ROOT / "template/src", ROOT / "template/src/discovery", path.parent]
-    bases += [ROOT / "template/src/{{ cookiecutter.package_name }}", ROOT / "template/src/discovery/tests"]
+    text = re.sub(r"\{\{ ?cookiecutter\.(package_name|project_slug) ?\}\}", PACKAGE, path.read_text())
+    made = {name for _, name in re.findall(r"^```(\w+).* file=(\S+)", text, re.MULTILINE)}
+    package = ROOT / "template/src" / PACKAGE
+    bases = [
+        ROOT,
+        ROOT / "template",
+        ROOT / "template/src",
+        package,
+        package / "server",
+        ROOT / "discovery",
+        ROOT / "lab",
+        path.parent,
+    ]
     for name in re.findall(r"`([\w{}./-]+\.(?:py|md|in|lock|toml|proto|sh|yaml))`", text):
-        assert any((base / name).exists() for base in bases) or name in INVENTED, name
+        found = any((base / name).exists() for base in bases) or name.replace("greeter", PACKAGE) in made
+        assert found or any((base / name.replace("greeter", PACKAGE)).exists() for base in bases) or name in INVENTED | made, name
+
+
+def targets(makefile: str) -> set[str]:
+    """The targets of a Makefile."""
+    return set(re.findall(r"^([a-z-]+):", (ROOT / makefile).read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_every_make_target_that_is_named_exists(path: Path) -> None:
-    """In the repository or in a generated project."""
-    known = set(
-        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text() + (ROOT / "template/Makefile").read_text(), re.MULTILINE)
-    )
+    """In the generated project; the repository's own pages name the repository's too."""
+    known = targets("template/Makefile") | (set() if path in THEIRS else targets("Makefile"))
     for target in re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(), re.MULTILINE):
         assert target in known, target
 
 
-def test_the_settings_page_is_fresh() -> None:
+def test_the_settings_page_is_fresh(linted: Path) -> None:
     """`make docs` would change nothing."""
-    assert PAGE.read_text() == page()
+    assert PAGE.read_text() == page(linted)
 
 
 def test_every_target_in_the_readmes_is_understood() -> None:
@@ -90,7 +110,7 @@ def test_every_target_in_the_readmes_is_understood() -> None:
             assert parse(form).scheme == target.partition(":")[0]
 
 
-@pytest.mark.parametrize("path", ["README.md", "template/src/discovery/README.md"])
+@pytest.mark.parametrize("path", ["README.md", "discovery/README.md"])
 def test_every_source_is_in_the_tables_of_targets(path: str) -> None:
     """One that arrives brings its line with it."""
     described = re.findall(r"^\| `([a-z-]+):///", (ROOT / path).read_text(), re.MULTILINE)

@@ -12,8 +12,8 @@ from tests.bake import ROOT
 
 FOLDER = ROOT / "template" / "requirements"
 LOCKS = {path.name: path for path in (ROOT / "requirements.lock", *sorted(FOLDER.glob("*.lock")))}
-EXTRAS = {"dev.lock": None, "image.lock": ("otlp",)}
-"""Which of the project's extras a lock has; None is all."""
+EXTRAS = {"dev.lock": None, "image.lock": ("server", "dns", "kubernetes", "otlp")}
+"""Which of the project's extras a lock has, those that they name included; None is all."""
 
 
 @dataclass
@@ -90,7 +90,7 @@ def test_every_other_package_is_there_for_one_that_is_there_too(lock: str) -> No
 
 
 def from_a_file(via: str) -> bool:
-    """Whether that is a declaration, as uv writes it: `-r requirements.in`, `greeter-pair (pyproject.toml)`."""
+    """Whether that is a declaration, as uv writes it: `-r requirements.in`, `greeter (pyproject.toml)`."""
     return via.startswith("-r ") or via.endswith("(pyproject.toml)")
 
 
