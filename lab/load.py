@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -15,7 +15,7 @@ from discovery.target import parse
 
 CHECK = "/grpc.health.v1.Health/Check"
 SERVED_BY = "x-served-by"
-"""The initial metadata by which a server names itself."""
+"""The metadata by which a server names itself, initial or, in a unary call, trailing."""
 MAX_IN_FLIGHT = 1000
 """Calls under way at one time; what would be more is not made."""
 
@@ -60,13 +60,18 @@ class Client:
         """The name of the server that has answered, empty where it does not say. Raises grpc.aio.AioRpcError."""
         call = self._method(b"", timeout=timeout or self._options.timeout)
         await call
-        return next((str(value) for name, value in await call.initial_metadata() if name == SERVED_BY), "")
+        return served_by(await call.initial_metadata()) or served_by(await call.trailing_metadata())
 
     async def __aenter__(self) -> "Client":
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.channel.close()
+
+
+def served_by(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The server's name in a call's metadata; empty where it is not there."""
+    return next((str(value) for name, value in metadata if name == SERVED_BY), "")
 
 
 class Load:

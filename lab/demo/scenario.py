@@ -122,7 +122,7 @@ class Scenario:
                     seen.add(await client.call(START))
                     if "" in seen:
                         raise ServerError(
-                            f"a server of {self.project.folder} does not name itself in the initial metadata {SERVED_BY}; "
+                            f"a server of {self.project.folder} does not name itself in the metadata {SERVED_BY}; "
                             "update the project from its template"
                         )
         except (TimeoutError, grpc.aio.AioRpcError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc.aio
 
-from lab.load import SERVED_BY
+from lab.load import served_by
 from lab.project import empty_folder
 
 from .catalog import NotTriedError, Row, fault
@@ -105,7 +105,7 @@ async def during_stream(harness: Harness) -> Row:
         call = stream(b"", timeout=60)
         server, code = "", "an end without an error"
         try:
-            server = dict(await call.initial_metadata()).get(SERVED_BY, "")
+            server = served_by(await call.initial_metadata())
             async for _ in call:
                 pass
         except grpc.aio.AioRpcError as error:
