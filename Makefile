@@ -9,6 +9,8 @@ installed = $(VENV)/installed
 # The same environments as those of baked projects in tests and benchmarks, VENV=build/venv.
 tools = build/venv-tools/bin
 tooled = build/venv-tools/installed
+# The environment of baked projects, in tests and in the lab.
+shared = build/venv/installed
 pytest = $(bin)/python -m pytest -c pyproject.toml
 # The project that demo, experiment, faults and bench run against; a fresh one where none is named.
 project = $(if $(PROJECT),--project '$(PROJECT)') $(if $(PROJECT_VENV),--venv '$(PROJECT_VENV)')
@@ -22,7 +24,8 @@ pip = -m pip install --quiet --disable-pip-version-check --require-hashes
 .PHONY: help demo test test-cluster conformance lint format bench experiment stress faults fuzz wire lock audit docs check clean
 
 ##@ See it
-demo: $(installed) ## servers come and go while a client calls (PROJECT=path, MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
+demo: ## servers come and go while a client calls (PROJECT=path, MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
+	@$(MAKE) --silent --no-print-directory -j2 $(installed) $(if $(PROJECT),,$(shared))
 	@$(bin)/python -m lab.demo $(project) --mode $(MODE) $(if $(JSON),--json)
 
 ##@ Develop
@@ -100,6 +103,14 @@ $(installed): requirements.lock
 	@echo "installing into $(VENV) (once, about half a minute)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(bin)/python $(pip) -r requirements.lock
+	@touch $@
+
+# As a project's own Makefile does it; here so that it runs beside the one above.
+$(shared): template/requirements/dev.lock
+	@echo "installing into build/venv (once, about half a minute)" >&2
+	@mkdir -p build
+	@$(PYTHON) -m venv build/venv
+	@build/venv/bin/python $(pip) -r $<
 	@touch $@
 
 $(tooled): template/requirements/tools.lock
