@@ -19,7 +19,7 @@ class DnsRegistry(Registry):
     """UDP and TCP on loopback; down is SERVFAIL, hanging is no answer."""
 
     name = "dns-poll"
-    lacks: ClassVar = {"test_malformed": "a DNS server sends no record that is no address"}
+    lacks: ClassVar = {"test_malformed": "an A or AAAA record is always an address"}
 
     def __init__(self) -> None:
         self._server = DnsServer()

@@ -17,9 +17,9 @@ class ManualRegistry(Registry):
     lacks: ClassVar = {
         **dict.fromkeys(
             ("test_down_at_start", "test_down_for_a_while", "test_blips", "test_silent"),
-            "there is nothing between the program and itself that could fail",
+            "the program sets the list itself; nothing in between can fail",
         ),
-        "test_malformed": "a bad entry is refused as a whole, because the caller is the one who can mend it",
+        "test_malformed": "a malformed entry is rejected with the whole set, because the caller can fix it",
     }
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from .registry import Place, Registry
 
 _NEVER = "the list never changes"
-_NOTHING = "there is no registry that could fail"
+_NOTHING = "there is no registry that can fail"
 
 
 class StaticRegistry(Registry):
@@ -16,9 +16,9 @@ class StaticRegistry(Registry):
     lacks: ClassVar = {
         **dict.fromkeys(("test_changes", "test_burst", "test_equal", "test_empty", "test_many"), _NEVER),
         **dict.fromkeys(("test_down_at_start", "test_down_for_a_while", "test_blips", "test_silent"), _NOTHING),
-        "test_malformed": "a bad entry is refused with the target",
+        "test_malformed": "a malformed entry is rejected with the target",
         "test_two_targets": _NEVER,
-        "test_no_endpoint": "a list without an entry is refused with the target",
+        "test_no_endpoint": "an empty list is rejected with the target",
     }
 
     def __init__(self) -> None:

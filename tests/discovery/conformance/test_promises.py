@@ -31,7 +31,7 @@ def follow(registry: Registry) -> Iterator[Follow]:
 
 
 def test_initial(registry: Registry, follow: Follow) -> None:
-    """The first set is whole."""
+    """The first set is complete."""
     registry.set(places(1, 2, 3))
     assert follow().next() == set(places(1, 2, 3))
 
@@ -46,7 +46,7 @@ def test_changes(registry: Registry, follow: Follow) -> None:
 
 
 def test_burst(registry: Registry, follow: Follow) -> None:
-    """A burst of changes becomes few sets, and the last is the last."""
+    """A burst of changes becomes few sets; the last one is the final state."""
     registry.set(places(0))
     follower = follow(0, replace(registry.config(), coalesce=0.5))
     follower.until(places(0))
@@ -72,7 +72,7 @@ def test_equal(registry: Registry, follow: Follow) -> None:
 
 @pytest.mark.parametrize("policy", ["keep", "fail", "hold"])
 def test_empty(registry: Registry, follow: Follow, policy: str) -> None:
-    """A set that runs empty is kept, believed, or held for a time, as the policy says."""
+    """An empty set is ignored, accepted, or held for a time, as the empty policy says."""
     registry.set(places(1))
     empty = Empty.parse("hold:0.2" if policy == "hold" else policy)
     follower = follow(0, replace(registry.config(), empty=empty))
@@ -90,7 +90,7 @@ def test_empty(registry: Registry, follow: Follow, policy: str) -> None:
 
 
 def test_down_at_start(registry: Registry, follow: Follow) -> None:
-    """A registry that is down at the start is told of, and found when it comes."""
+    """A registry that is down at the start is reported, and read once it is up."""
     registry.set(places(1))
     registry.down()
     follower = follow()
@@ -103,7 +103,7 @@ def test_down_at_start(registry: Registry, follow: Follow) -> None:
 
 
 def test_down_for_a_while(registry: Registry, follow: Follow) -> None:
-    """While a registry is down its last set stays; changes made meanwhile are seen after its return."""
+    """While a registry is down, the last set stays in use; changes made meanwhile are seen after its return."""
     registry.set(places(1, 2))
     follower = follow()
     follower.until(places(1, 2))
@@ -120,7 +120,7 @@ def test_down_for_a_while(registry: Registry, follow: Follow) -> None:
 
 
 def test_blips(registry: Registry, follow: Follow) -> None:
-    """A connection that breaks again and again loses no change."""
+    """A connection that breaks repeatedly loses no change."""
     registry.set(places(0))
     follower = follow()
     for number in range(1, 6):
@@ -131,7 +131,7 @@ def test_blips(registry: Registry, follow: Follow) -> None:
 
 
 def test_silent(registry: Registry, follow: Follow) -> None:
-    """A watch that has fallen silent is noticed, and begun anew."""
+    """A watch that has gone silent is detected and restarted."""
     registry.set(places(1))
     follower = follow(0, registry.config(impatient=True))
     follower.until(places(1))
@@ -144,7 +144,7 @@ def test_silent(registry: Registry, follow: Follow) -> None:
 
 
 def test_malformed(registry: Registry, follow: Follow) -> None:
-    """A malformed entry costs only itself, and is named."""
+    """A malformed entry affects only itself, and is reported."""
     registry.set(places(1, 2))
     word = registry.spoil()
     follower = follow()
@@ -164,7 +164,7 @@ def test_many(registry: Registry, follow: Follow) -> None:
 
 
 def test_close(registry: Registry, follow: Follow) -> None:
-    """Closing ends a watch in progress, a silent one and one that waits to try again; no thread stays."""
+    """Closing ends a watch in progress, a silent one, and one that is in backoff; no thread remains."""
     registry.set(places(1))
     watching = follow()
     watching.until(places(1))
@@ -185,7 +185,7 @@ def test_close(registry: Registry, follow: Follow) -> None:
 
 
 def test_two_targets(registry: Registry, follow: Follow) -> None:
-    """Two targets on one registry know nothing of each other."""
+    """Two targets on one registry are independent."""
     registry.set(places(1), 0)
     registry.set(places(2), 1)
     one, two = follow(0), follow(1)
@@ -202,7 +202,7 @@ def test_two_targets(registry: Registry, follow: Follow) -> None:
 
 
 def test_traffic(registry: Registry) -> None:
-    """Calls go where the set says, evenly (within 25 %), and a stream outlives the removal of its server."""
+    """Calls are balanced evenly over the set (within 25 %); a stream survives the removal of its server from the set."""
     running = registry.servers("a", "b", "c")
     try:
         at = {name: place for name, (_, place) in running.items()}
@@ -236,7 +236,7 @@ def assert_even(found: Counter[str], count: int) -> None:
 
 
 def test_no_endpoint(registry: Registry) -> None:
-    """With no endpoint a call fails at once and says so, and one that waits is served when one comes."""
+    """With no endpoint, a call fails immediately with the reason; one that waits for ready succeeds when an endpoint appears."""
     running = registry.servers("a")
     try:
         registry.set([])
