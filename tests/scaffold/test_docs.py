@@ -70,7 +70,7 @@ def test_every_file_that_is_named_is_there(path: Path) -> None:
     for name in re.findall(r"`([\w{}./-]+\.(?:py|md|in|lock|toml|proto|sh|yaml))`", text):
         named = {name, name.replace("greeter", PACKAGE)}
         found = any((base / each).exists() for base in bases for each in named)
-        assert found or "/" not in name and NAMES & named or named & (INVENTED | made), name
+        assert found or ("/" not in name and NAMES & named) or named & (INVENTED | made), name
 
 
 NAMES = {path.name for folder in ("discovery", "lab", "template", "tests") for path in (ROOT / folder).rglob("*")}
