@@ -63,12 +63,12 @@ def test_the_environment_goes_before_the_dotenv_file_and_that_before_the_folder(
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("SERVER__PORT", "many", "P__SERVER__PORT='many' cannot be: Input should be a valid integer"),
-        ("SERVER__DRAIN__WAIT", "soon", "P__SERVER__DRAIN__WAIT='soon' cannot be: write a duration such as 30s"),
+        ("SERVER__PORT", "many", "P__SERVER__PORT='many' is invalid: Input should be a valid integer"),
+        ("SERVER__DRAIN__WAIT", "soon", "P__SERVER__DRAIN__WAIT='soon' is invalid: write a duration such as 30s"),
         ("SERVER__PROT", "1", "P__SERVER__PROT in the environment is not a setting; did you mean P__SERVER__PORT?"),
         ("TLS_MODE", "mtls", "P__TLS_MODE in the environment is not a setting; did you mean P__TLS__MODE?"),
         ("TLS__MODE", "mtls", "P__TLS__MODE=mtls with P__TLS__CERTIFICATE and P__TLS__KEY and P__TLS__CA empty"),
-        ("CLIENT__RETRY__ATTEMPTS", "6", "P__CLIENT__RETRY__ATTEMPTS=6 with P__CLIENT__RETRY__ENABLED=true cannot be"),
+        ("CLIENT__RETRY__ATTEMPTS", "6", "P__CLIENT__RETRY__ATTEMPTS=6 with P__CLIENT__RETRY__ENABLED=true is invalid"),
         ("SERVER__DRAIN__WAIT", "21s", "P__SERVER__DRAIN__PRE_STOP=0s, P__SERVER__DRAIN__WAIT=21s"),
     ],
 )

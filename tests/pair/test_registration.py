@@ -105,7 +105,7 @@ def test_a_drain_does_not_wait_for_an_etcd_that_hangs(etcd: Any) -> None:
         ({"REGISTRATION__ADDRESS": "greeter"}, "settings: the address 'greeter:"),
         ({"REGISTRATION__TARGET": "dns-poll:///greeter"}, "settings: target 'dns-poll:///greeter' takes no registration"),
         ({"REGISTRATION__ADDRESS": ""}, "settings: REGISTRATION__TARGET=etcd:///greeter with REGISTRATION__ADDRESS empty"),
-        ({"REGISTRATION__TTL": "500ms"}, "settings: REGISTRATION__TTL='500ms' cannot be"),
+        ({"REGISTRATION__TTL": "500ms"}, "settings: REGISTRATION__TTL='500ms' is invalid"),
         ({"DISCOVERY__ETCD__ENDPOINTS": '["nowhere"]'}, "settings: the etcd endpoint 'nowhere' cannot be used"),
         ({"DISCOVERY__ETCD__USER": "root"}, r"settings: Etcd\(user=...\) needs password=..."),
     ],

@@ -146,11 +146,11 @@ def test_the_defaults_do_not_contradict_each_other(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ({"SERVER__PORT": "many"}, "SERVER__PORT='many' cannot be: Input should be a valid integer"),
-        ({"SERVER__PORT": "70000"}, "SERVER__PORT='70000' cannot be: Input should be less than or equal to 65535"),
-        ({"SERVER__DRAIN__WAIT": "soon"}, "SERVER__DRAIN__WAIT='soon' cannot be: write a duration such as 30s"),
+        ({"SERVER__PORT": "many"}, "SERVER__PORT='many' is invalid: Input should be a valid integer"),
+        ({"SERVER__PORT": "70000"}, "SERVER__PORT='70000' is invalid: Input should be less than or equal to 65535"),
+        ({"SERVER__DRAIN__WAIT": "soon"}, "SERVER__DRAIN__WAIT='soon' is invalid: write a duration such as 30s"),
         ({"SERVER__PROT": "1"}, "SERVER__PROT is no setting"),
-        ({"CLIENT__RATE": "0"}, "CLIENT__RATE='0' cannot be: Input should be greater than 0"),
+        ({"CLIENT__RATE": "0"}, "CLIENT__RATE='0' is invalid: Input should be greater than 0"),
     ],
 )
 def test_a_mistyped_value_is_one_sentence_with_the_variables_name(

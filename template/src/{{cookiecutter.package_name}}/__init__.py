@@ -1,1 +1,1 @@
-"""A pair of gRPC services: `server` answers, `client` asks; `settings` says how, `telemetry` what they tell of themselves."""
+"""A gRPC service: `server` serves it, `client` has the typed client and the load generator."""

@@ -1,4 +1,4 @@
-"""Imported first: SIGTERM ends a process whose imports are not done yet.
+"""Imported first, so that SIGTERM stops a process whose imports are still in progress.
 
 Process 1 of a container would ignore it: the kernel drops signals without a handler there, and the pod would stay until its grace
 period ends.

@@ -1,6 +1,6 @@
-"""Logs, metrics and traces: settings in, a running set-up and gRPC interceptors out.
+"""Logs, metrics, and traces: settings in, gRPC interceptors out.
 
-Without a collector nothing of the OpenTelemetry SDK is imported and no interceptor is installed.
+Without a collector, nothing of the OpenTelemetry SDK is imported, and no interceptor is installed.
 """
 
 import logging
@@ -19,16 +19,16 @@ from .settings import Log, Settings
 
 @dataclass(frozen=True)
 class Telemetry:
-    """What a server or a channel is given, and what ends it all; `shutdown` sends what is left and may take seconds."""
+    """What measures a server's or a channel's calls; `shutdown` sends what is left and may take seconds."""
 
     on: Callable[[grpc.aio.Server], Any] = lambda server: server
-    """What servicers are added to: the server, or something that measures their calls and hands them to it."""
+    """What servicers are added to: the server, or a layer that measures their calls."""
     client_interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
     shutdown: Callable[[], None] = lambda: None
 
 
 def configure_logs(settings: Log) -> None:
-    """Log to standard output, as lines for people or as JSON; inside a trace with its ids."""
+    """Log to standard output, as text or as JSON; inside a trace with its IDs."""
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_with_trace)
     if settings.format == "json":
@@ -50,8 +50,8 @@ def _with_trace(record: logging.LogRecord) -> bool:
 
 
 def configure(settings: Settings, role: str) -> Telemetry:
-    """Set up logs, and metrics and traces where OTEL_EXPORTER_OTLP_ENDPOINT or one of its kind names a collector. `role` is server or
-    client. The SDK reads OpenTelemetry's own variables itself."""
+    """Set up logs; metrics and traces too, if OTEL_EXPORTER_OTLP_ENDPOINT or one of its variants is set. `role` is server or client.
+    The SDK itself reads OpenTelemetry's variables."""
     configure_logs(settings.log)
     if not any(os.environ.get(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT") for kind in ("", "TRACES_", "METRICS_")):
         return Telemetry()
@@ -76,13 +76,13 @@ def configure(settings: Settings, role: str) -> Telemetry:
 
     from .calls.telemetry import ClientMetrics, ServerCalls
 
-    # What the environment says of the resource counts before this.
+    # The resource from the environment takes precedence.
     resource = Resource({"service.instance.id": settings.server.name}).merge(Resource.create())
     meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
     tracers = TracerProvider(resource=resource)
     sampler = tracers.sampler
     if role == "server":
-        # The server asks the sampler before it begins a span, so that a call that is not recorded costs next to nothing.
+        # The server asks the sampler before it starts a span, so that a call that is not recorded costs almost nothing.
         tracers.sampler = ParentBasedTraceIdRatio(1.0)
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     metrics.set_meter_provider(meters)

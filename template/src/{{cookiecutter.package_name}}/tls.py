@@ -1,25 +1,25 @@
-"""TLS for server and client: settings in, credentials that follow their files out."""
+"""TLS for server and client: settings in, credentials that are reloaded from their files out."""
 
 from .discovery import CertificateError, CertificateFiles
 from .settings import Settings, Tls
 
 
 class TlsError(Exception):
-    """TLS cannot be had as the settings want it; the text names the setting and what to do."""
+    """The TLS settings cannot be used; the text names the setting and what to do."""
 
 
 def client_files(settings: Settings) -> CertificateFiles | None:
-    """What a channel is opened with; None for plaintext. Raises TlsError."""
+    """The files for a channel; None for plaintext. Raises TlsError."""
     tls = settings.tls
     shown = tls.mode == "mtls"
     return None if tls.mode == "off" else _files(tls, tls.ca, tls.certificate if shown else "", tls.key if shown else "")
 
 
 def server_files(settings: Settings) -> CertificateFiles | None:
-    """What a port is opened with; None for plaintext. Raises TlsError."""
+    """The files for the server's port; None for plaintext. Raises TlsError."""
     tls = settings.tls
     if tls.mode != "off" and not tls.certificate:
-        raise TlsError(f"TLS__MODE={tls.mode} with TLS__CERTIFICATE empty gives a server nothing to show; name its PEM file")
+        raise TlsError(f"TLS__MODE={tls.mode} needs TLS__CERTIFICATE for a server; set it to a PEM file")
     return None if tls.mode == "off" else _files(tls, tls.ca if tls.mode == "mtls" else "", tls.certificate, tls.key)
 
 

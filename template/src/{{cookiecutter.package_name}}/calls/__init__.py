@@ -1,1 +1,1 @@
-"""What every call passes on its way in: the concurrency limit, authorization, telemetry, the deadline for calls that it makes."""
+"""What wraps every call: the concurrency limit, authorization, telemetry, deadline propagation."""

@@ -1,7 +1,7 @@
-"""Who may call what: by the names in the client's certificate, which TLS has verified before any call arrives.
+"""Authorization by the names in the client's certificate, which TLS has verified before a call arrives.
 
-A name is a DNS name or a URI, such as SPIFFE's, among the certificate's subject alternative names; the common name does not
-count (RFC 6125 section 6.4.4). Health is not asked about: probes and clients' monitors need it.
+A name is a DNS name or a URI, such as a SPIFFE ID, among the certificate's subject alternative names; the common name is
+ignored (RFC 6125 section 6.4.4). Health checks are exempt: probes and clients need them.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ ALL = "*"
 
 
 class Authorization(Layer):
-    """Rules that are asked at every call. `allowed`: names that may call everything, or names by method.
+    """Checks every call. `allowed`: names that may call everything, or names by method.
 
-    A method is `package.Service/Method`, `package.Service/*` or `*`; the closest alone counts, and what none fits is
-    denied. A name that ends in `/*` fits all URIs that begin like it. Raises TlsError for a method that no service has.
+    A method is `package.Service/Method`, `package.Service/*` or `*`. Only the most specific rule applies; a call without a rule is
+    denied. A name that ends in `/*` matches all URIs with that prefix. Raises TlsError for a method that does not exist.
     """
 
     def __init__(self, allowed: Sequence[str] | Mapping[str, Sequence[str]]) -> None:
@@ -43,13 +43,13 @@ class Authorization(Layer):
             context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
 
     def _names(self, method: str) -> frozenset[str]:
-        """Those of the closest rule."""
+        """The names of the most specific rule."""
         service = method.rpartition("/")[0]
         return next((self._rules[rule] for rule in (method, f"{service}/*", ALL) if rule in self._rules), frozenset())
 
 
 def denied(method: str, names: frozenset[str], context: Any) -> str:
-    """Why the caller may not, which is also logged; empty where it may."""
+    """Why the call is denied, which is also logged; empty if it is allowed."""
     own = list(identities(context))
     for name in own:
         if name in names or ("://" in name and any(name.startswith(rule[:-1]) for rule in names if rule.endswith("/*"))):

@@ -1,7 +1,7 @@
 """The limit of concurrent calls.
 
-gRPC's own limit (maximum_concurrent_rpcs) counts and refuses health checks as well, so Kubernetes would restart a busy server.
-This one counts the services' calls only.
+gRPC's own limit (maximum_concurrent_rpcs) also counts and rejects health checks, so Kubernetes would restart a busy server.
+This one counts only the services' calls.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from .method_handlers import Layer
 logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL = 10.0
-"""Seconds between two log lines about refused calls."""
+"""Seconds between two log lines about rejected calls."""
 
 
 class ConcurrencyLimit(Layer):
-    """Refuses calls above `limit` concurrent ones with RESOURCE_EXHAUSTED; None has no limit.
+    """Rejects calls above `limit` concurrent ones with RESOURCE_EXHAUSTED; None means no limit.
 
-    For one event loop. A handler that is not async runs on a thread of gRPC's and is not counted.
+    For one event loop. A handler that is not async runs on one of gRPC's threads and is not counted.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -48,4 +48,4 @@ class ConcurrencyLimit(Layer):
 
     def _report(self) -> None:
         refused, self._refused = self._refused, 0
-        logger.warning("%d calls refused in %g s above the concurrency limit of %d", refused, REPORT_INTERVAL, self._limit)
+        logger.warning("%d calls rejected in %g s above the concurrency limit of %d", refused, REPORT_INTERVAL, self._limit)

@@ -1,14 +1,14 @@
-"""The call that is being served: what is called while serving it must not take longer than its caller waits.
+"""Deadline propagation: a call made while another one is served ends no later than the served call's deadline.
 
-A context variable, so nothing need be handed through the code in between; tasks begun while serving inherit it. Cancellation
-needs none of this: gRPC cancels the task of a call whose caller has gone, and with it every call that the task awaits.
+The deadline is in a context variable, which tasks started while serving inherit. Cancellation needs nothing: gRPC cancels the
+task of a call whose caller has gone, and with it every call that the task awaits.
 """
 
 import time
 from contextvars import ContextVar
 from typing import Any
 
-_ends: ContextVar[float | None] = ContextVar("ends", default=None)  # by the clock that nobody sets; gRPC's own goes by the other
+_ends: ContextVar[float | None] = ContextVar("ends", default=None)  # on the monotonic clock
 
 
 def serve(context: Any) -> None:
@@ -18,7 +18,7 @@ def serve(context: Any) -> None:
 
 
 def remaining() -> float | None:
-    """Seconds that the caller of the call being served still waits; None outside of calls and where it set no deadline."""
+    """Seconds until the deadline of the call being served; None outside of calls and without a deadline."""
     end = _ends.get()
     return None if end is None else max(0.0, end - time.monotonic())
 

@@ -1,4 +1,4 @@
-"""Layers around method handlers, put there once, when generated code registers them: an interceptor of grpc.aio costs a fifth of a small
+"""Layers around method handlers, added once, when generated code registers them: an interceptor of grpc.aio costs a fifth of a small
 call."""
 
 import inspect
@@ -25,7 +25,8 @@ class Layer:
         """Before a handler that is not async, which gRPC runs on a thread; may abort."""
 
     def on(self, server: Any) -> Any:
-        """What a generated `add_..._to_server` is given instead of the server, or of another layer's, which is then outside."""
+        """Pass the result to a generated `add_..._to_server` in place of the server. `server` may be the result of another layer,
+        which is then outside of this one."""
         return _Registrations(server, self.around)
 
     def around(self, method: str, handler: Any) -> Any:
@@ -86,13 +87,13 @@ class _Inside(grpc.GenericRpcHandler):
 
 
 def behavior_of(handler: Any) -> Callable[..., Any]:
-    """The one function of a handler's four that is there."""
+    """The one of a handler's four functions that is set."""
     found: Callable[..., Any] = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     return found
 
 
 def rebuilt(handler: Any, behavior: Callable[..., Any]) -> Any:
-    """A handler of the same kind that does something else."""
+    """A handler of the same kind with another function."""
     make: Any = _MAKERS[handler.request_streaming, handler.response_streaming]
     return make(behavior, handler.request_deserializer, handler.response_serializer)
 

@@ -39,7 +39,7 @@ class ServedBy(Layer):
 
 
 class _Context:
-    """A call's context whose initial metadata, whoever sends it, has the name as well. gRPC sends initial metadata once."""
+    """A call's context that adds the name to the initial metadata, which gRPC sends once."""
 
     __slots__ = ("_context", "_entry", "_sent")
 

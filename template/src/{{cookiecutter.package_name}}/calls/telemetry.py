@@ -1,4 +1,4 @@
-"""What is told of every call: metrics with the names of OpenTelemetry's semantic conventions for RPC, and on the server spans.
+"""Metrics of every call, named by OpenTelemetry's semantic conventions for RPC, and spans of the server's calls.
 
 The server's handlers are wrapped once, when they are registered: an interceptor costs a fifth of a small call (method_handlers.py), and
 the instrumentation package's another fifth, for calls that are mostly not sampled.
@@ -18,7 +18,7 @@ from opentelemetry import metrics, propagate, trace
 from .method_handlers import Layer
 
 Context = Any
-"""grpc.aio.ServicerContext, whose type stub wants the messages' types; what is here sees all of them."""
+"""grpc.aio.ServicerContext of any messages."""
 
 _BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]  # as the conventions advise
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -49,7 +49,7 @@ class ServerCalls(Layer):
         self._fields = propagate.get_global_textmap().fields
 
     def around(self, method: str, handler: Any) -> Any:
-        """A handler that does the same and is measured."""
+        """The handler, measured."""
         if handler.request_streaming:
             return handler
         if handler.response_streaming:
@@ -96,10 +96,10 @@ class ServerCalls(Layer):
 
 
 class _Durations:
-    """Hands durations to a histogram some at a time: one by one, between calls, each costs the SDK four times as long."""
+    """Records durations in a histogram in batches: one by one, between calls, each costs four times as much."""
 
     MOST, LATEST = 64, 0.2
-    """How many are kept back at the most, and for how many seconds."""
+    """The maximum number in a batch, and the seconds until it is recorded."""
 
     def __init__(self, histogram: metrics.Histogram) -> None:
         self._histogram = histogram
@@ -119,7 +119,7 @@ class _Durations:
 
 
 class ClientMetrics:
-    """Times the calls of a channel; `all` gives one interceptor a kind of call, as gRPC wants it."""
+    """Times the calls of a channel; `all` returns one interceptor for each kind of call, as gRPC requires."""
 
     @staticmethod
     def all() -> list[grpc.aio.ClientInterceptor]:
@@ -142,7 +142,7 @@ class _Timed:
 
         def done(ended: Any) -> None:
             elapsed = time.perf_counter() - started
-            # The code is there already, but only a coroutine hands it out.
+            # The code is known by now, but only a coroutine returns it.
             task = loop.create_task(self._record(ended, method, elapsed))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

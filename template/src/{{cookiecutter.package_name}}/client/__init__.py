@@ -1,1 +1,1 @@
-"""The typed client that others import is `api`, built on `channel`; all else here is the load generator, which can be left out."""
+"""`api` is the typed client that others import, built on `channel`; everything else is the load generator, which can be deleted."""

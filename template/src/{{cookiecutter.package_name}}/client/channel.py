@@ -1,4 +1,4 @@
-"""What a typed client is built on: a channel on any target, and calls with a deadline, retries and a retry throttle each."""
+"""The base of typed clients: a channel on any target, and calls with a deadline, retries, and a retry throttle."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -22,7 +22,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, kw_only=True)
 class Keepalive:
-    """time: seconds of silence before a ping.   timeout: seconds to its answer.   max_pings_without_data: 0 is without limit."""
+    """time: seconds without activity before a ping.   timeout: seconds to its answer.   max_pings_without_data: 0 means no limit."""
 
     time: float = 30.0
     timeout: float = 10.0
@@ -34,7 +34,7 @@ class Keepalive:
 class Retry:
     """A retry policy with a throttle (gRFC A6). attempts: 2 to 5, the first included.   backoff in seconds.
 
-    max_tokens, token_ratio: a failed call takes a token, a successful one gives back token_ratio; below half there are no retries.
+    max_tokens, token_ratio: a failed call removes a token, a successful one adds token_ratio; below half, nothing is retried.
     """
 
     attempts: int = 3
@@ -47,10 +47,10 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How calls are made. retry: None makes each call once.   outliers: None ejects no server.
+    """How calls are made. retry: None disables retries.   outliers: None disables outlier detection.
 
     load_balancing, health_check: on targets that gRPC resolves itself; the others are round_robin, and `Config.health` decides.
-    service_config: a gRPC service config in JSON in the place of the one that the fields make.
+    service_config: a gRPC service config in JSON, in place of the one that the fields produce.
     """
 
     keepalive: Keepalive = field(default_factory=Keepalive)
@@ -68,7 +68,7 @@ class ServiceClient:
     the name in the target.   timeout, stream_timeout: seconds.   config: how the registry is read; the default ejects outliers.
     options: further channel arguments.   metadata: sent with every call.
 
-    Called while a call is served, a call waits no longer than that call's caller does, and is cancelled with it. Nothing is sent
+    A call made while another one is served ends no later than that call's deadline, and is canceled with it. Nothing is sent
     before the first call. Raises discovery.DiscoveryError for a target that cannot be used.
     """
 
@@ -110,7 +110,7 @@ class ServiceClient:
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
-            # Only what a retry would try again says that servers are in trouble.
+            # As gRFC A6: only codes that are retried count.
             if self._retry is not None and error.code().name in self._retry.status_codes:
                 self._tokens = max(0.0, self._tokens - 1)
             raise
@@ -149,20 +149,20 @@ class ServiceClient:
 def channel_options(target: str, policy: Policy) -> list[tuple[str, Any]]:
     """Channel arguments, for every kind of target. Raises discovery.TargetError for a target that cannot be read."""
     keepalive = policy.keepalive
-    # Behind one address every new connection may reach another server, so it is worth trying again soon.
+    # Behind one address, a new connection may reach another server, so reconnect soon.
     first_backoff = 100 if discovery.parse_target(target).scheme == "passthrough" else 500
     return [
         ("grpc.service_config", service_config(target, policy)),
         ("grpc.keepalive_time_ms", round(keepalive.time * 1000)),
         ("grpc.keepalive_timeout_ms", round(keepalive.timeout * 1000)),
-        ("grpc.http2.ping_timeout_ms", round(keepalive.timeout * 1000)),  # or a frozen server is noticed after 60 s
+        ("grpc.http2.ping_timeout_ms", round(keepalive.timeout * 1000)),  # or a hung server is detected after 60 s
         ("grpc.keepalive_permit_without_calls", int(keepalive.permit_without_calls)),
         ("grpc.http2.max_pings_without_data", keepalive.max_pings_without_data),
         ("grpc.dns_min_time_between_resolutions_ms", 5000),  # 30 s by default
         ("grpc.initial_reconnect_backoff_ms", first_backoff),
         ("grpc.min_reconnect_backoff_ms", 5000),
         ("grpc.max_reconnect_backoff_ms", 10_000),
-        ("grpc.enable_http_proxy", 0),  # a proxy variable in the pod would take over calls inside the cluster
+        ("grpc.enable_http_proxy", 0),  # a proxy variable in the pod would redirect calls inside the cluster
     ]
 
 
@@ -171,7 +171,7 @@ def service_config(target: str, policy: Policy) -> str:
     if policy.service_config is not None:
         return policy.service_config
     parsed = discovery.parse_target(target)
-    # One connection has no other server to go to: asked for its health, it would only fail while its server drains.
+    # With one connection there is no other server to use: a health check would only make calls fail during a drain.
     single = parsed.scheme == "passthrough"
     balancing: dict[str, Any] = {"pick_first" if single else policy.load_balancing: {}}
     if "round_robin" in balancing and policy.outliers is not None and not parsed.ours:  # ours get it by xDS

@@ -1,4 +1,4 @@
-"""Why calls fail, in the log: each reason once a minute at most, however many calls fail."""
+"""Logs why calls fail: each reason at most once a minute, however many calls fail."""
 
 import logging
 import re
@@ -11,11 +11,11 @@ INTERVAL = 60.0
 """Seconds before the same reason is logged again."""
 
 MOST = 20
-"""Reasons that are logged within that time, so that ever new texts do not fill the log."""
+"""The number of reasons that are logged within that time, so that changing texts do not fill the log."""
 
 
 class ErrorLog:
-    """Called for every failed call. explain: gRPC's details in, a sentence or nothing out.   clock: seconds, for tests."""
+    """Call it for every failed call. explain: gRPC's details in, a sentence or nothing out.   clock: seconds, for tests."""
 
     def __init__(self, explain: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
         self._explain = explain
@@ -23,7 +23,7 @@ class ErrorLog:
         self._logged: dict[tuple[str, str], float] = {}
 
     def failed(self, code: str, details: str) -> None:
-        """`details` as gRPC gives them; another server's address in them is no new reason."""
+        """`details` as gRPC gives them; a different server's address in them is not a new reason."""
         now = self._clock()
         self._logged = {known: at for known, at in self._logged.items() if at > now - INTERVAL}
         reason = code, re.sub(r"ipv[46]:\S+:\d+", "a server", details)

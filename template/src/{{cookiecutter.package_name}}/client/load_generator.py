@@ -1,5 +1,5 @@
-"""The load generator: calls at a steady rate, and once a second a log line with who served, how many, errors and latency. A new
-server's first answer has a line of its own, so that logs tell to the millisecond when it was discovered."""
+"""The load generator: calls at a constant rate, and once a second a log line with the calls by server, errors, and latency. A new
+server's first answer has a line of its own, so that logs show to the millisecond when it was discovered."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
 
 class LoadGenerator:
-    """Makes calls by the clock, whether or not earlier ones have ended, as independent users would. call: makes one."""
+    """Makes calls at a constant rate, whether or not earlier ones have ended, as independent users would. call: makes one."""
 
     def __init__(self, call: Callable[[], Awaitable[object]], settings: Client, errors: ErrorLog) -> None:
         self._sample = call
@@ -54,7 +54,7 @@ class LoadGenerator:
                 call.add_done_callback(self._calls.discard)
             else:
                 self._skipped += 1
-            with contextlib.suppress(TimeoutError):  # behind the clock it only lets other tasks run
+            with contextlib.suppress(TimeoutError):  # if it is late, this only lets other tasks run
                 await asyncio.wait_for(stopping.wait(), max(0.0, begun + made / self._settings.rate - time.monotonic()))
         if self._calls:
             await asyncio.wait(self._calls)

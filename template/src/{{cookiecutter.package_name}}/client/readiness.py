@@ -37,7 +37,7 @@ class Readiness:
         await self._server.start()
 
     async def watch(self, channel: grpc.aio.Channel) -> None:
-        """Become ready, once, when the first endpoints are known and a connection is open. Logs why not, every ten seconds."""
+        """Become ready, once, at the first connection. Logs the reason every ten seconds until there are endpoints."""
         target = self._settings.client.target
         while discovery.parse_target(target).ours:
             try:
@@ -50,6 +50,6 @@ class Readiness:
         logger.info("ready: calls go to %s", target)
 
     async def stop(self) -> None:
-        """Say NOT_SERVING, and end."""
+        """Report NOT_SERVING, and stop."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(1.0)

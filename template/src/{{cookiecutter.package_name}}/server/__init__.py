@@ -1,4 +1,4 @@
-"""The server: `servicer` is your service, `app` puts a server around it, `drain` ends it."""
+"""The server: `servicer` is your service, `app` builds the server around it, `drain` stops it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One service of the server; its health and its reflection entry come with it.
+    """One service of the server. Health and reflection cover it too.
 
     name: full name, such as package.v1.SomeService.   register: the generated add_..._to_server.   servicer: what it adds.
     """

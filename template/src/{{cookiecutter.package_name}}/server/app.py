@@ -1,4 +1,4 @@
-"""The server put together, in reading order: services, health, reflection, channelz, ports."""
+"""Builds the server: services, health, reflection, channelz, ports."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,19 +29,19 @@ HEALTH_CALLS = 100
 
 @dataclass
 class App:
-    """A server that is ready to start. Keep a reference: gRPC collects a server that nothing references."""
+    """A server that is ready to start. Keep a reference: gRPC stops a server that nothing references."""
 
     server: grpc.aio.Server
     health: health.aio.HealthServicer
     port: int
     health_server: grpc.aio.Server | None
-    """For probes in plaintext, if there is one."""
+    """For plaintext probes, if there is one."""
     health_port: int | None
     certificates: CertificateFiles | None
     unsubscribe: Callable[[], object] = lambda: None
 
     async def start(self) -> None:
-        """Serve, and follow the certificates."""
+        """Serve, and watch the certificates."""
         if self.certificates is not None:
             self.unsubscribe = self.certificates.subscribe(lambda credentials: None)
         await self.server.start()
@@ -49,15 +49,14 @@ class App:
             await self.health_server.start()
 
     async def close(self) -> None:
-        """After the drain, which ends `server`: until then probes are answered."""
+        """After the drain, which stops `server`: until then, probes are answered."""
         self.unsubscribe()
         if self.health_server is not None:
             await self.health_server.stop(0)
 
 
 async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Service]) -> App:
-    """Everything but the start. Raises StartError where a port is taken or the address is not this machine's, TlsError where
-    certificates cannot be used."""
+    """The server, not started. Raises StartError if a port or the address is not available, TlsError if certificates are not usable."""
     certificates = server_files(settings)
     mutual = settings.tls.mode == "mtls"
     server = grpc.aio.server(options=server_options(settings), interceptors=interceptors(settings))
@@ -73,7 +72,7 @@ async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Ser
     for name in (health.OVERALL_HEALTH, *names, LIVENESS):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
 
-    # Under mTLS the server's insides are not for every client, unless a setting says so.
+    # With mTLS, internals are not exposed to every client unless a setting says so.
     if settings.server.reflection if settings.server.reflection is not None else not mutual:
         listed = [*names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(listed), restricted)
@@ -91,7 +90,7 @@ async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Ser
 
 
 def _authorized(server: Any, settings: Settings) -> Any:
-    """The server behind the rules about who may call, if there are any."""
+    """The server behind the authorization rules, if there are any."""
     return server if settings.tls.allowed_clients is None else Authorization(settings.tls.allowed_clients).on(server)
 
 

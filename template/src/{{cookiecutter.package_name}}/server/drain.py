@@ -1,4 +1,4 @@
-"""The end of a server that loses no call: deregister, say NOT_SERVING, wait until everybody knows, stop with grace.
+"""The drain: deregister, report NOT_SERVING, wait for clients to react, then stop with a grace period.
 
 gRPC's stop cancels calls that have arrived but not begun, so by then there must not be any; hence the wait.
 """
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 DEREGISTER = 1.0
 """Seconds for which a drain waits for the registry before it goes on."""
 FOR_EVER = 86400.0
-"""A grace in seconds that never ends, for the pod does before."""
+"""A grace period in seconds that the pod does not outlive."""
 
 
 class Signals:
-    """SIGTERM and SIGINT of this process: the first asks for a drain, the second for an immediate end."""
+    """SIGTERM and SIGINT of this process: the first requests a drain, the second an immediate stop."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
@@ -37,16 +37,14 @@ class Signals:
 async def drain(
     app: App, settings: Drain, at_once: asyncio.Event, deregister: Callable[[], Awaitable[None]] | None = None
 ) -> None:
-    """End the server; `at_once` cuts the wait and the grace short. Seconds as in the settings."""
+    """Stop the server; `at_once` skips the rest of the wait and of the grace period."""
     if deregister is not None:
-        # A registry that does not answer must not use up the pod's time; its lease ends the entry by itself.
+        # A registry that does not answer must not use up the pod's time; the entry's lease expires by itself.
         await asyncio.wait({asyncio.ensure_future(deregister())}, timeout=DEREGISTER)
     await app.health.enter_graceful_shutdown()
-    logger.info(
-        "draining: not serving any more, waiting %g s, then up to %g s for calls under way", settings.wait, settings.grace
-    )
+    logger.info("draining: NOT_SERVING, waiting %g s, then up to %g s for calls in progress", settings.wait, settings.grace)
     await _first_of(asyncio.sleep(settings.wait), at_once.wait())
-    # Not gRPC's own grace: when that ends while another stop is under way, one of the two uses what the other has freed.
+    # Not gRPC's own grace period: if it ends during another stop, gRPC uses memory after it was freed.
     stopping = asyncio.ensure_future(app.server.stop(FOR_EVER))
     await _first_of(asyncio.shield(stopping), asyncio.sleep(0 if at_once.is_set() else settings.grace), at_once.wait())
     if not stopping.done():

@@ -1,4 +1,4 @@
-"""Settings in, what the server is built with out: gRPC's server arguments, and the registrar."""
+"""Settings in; gRPC's server arguments and the registrar out."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from ..settings import Settings
 Options = list[tuple[str, Any]]
 
 INFINITE = 2**31 - 1
-"""gRPC's number for never, in milliseconds."""
+"""gRPC's value for infinity, in milliseconds."""
 
 
 def milliseconds(seconds: float | None) -> int:
-    """Whole milliseconds; None is never."""
+    """Whole milliseconds; None is infinity."""
     return INFINITE if seconds is None else min(INFINITE, round(seconds * 1000))
 
 
@@ -20,7 +20,7 @@ def server_options(settings: Settings) -> Options:
     """Arguments of the server."""
     server = settings.server
     options: Options = [
-        ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+        ("grpc.so_reuseport", 0),  # otherwise a second server silently shares the port
         ("grpc.keepalive_time_ms", milliseconds(server.keepalive.time)),
         ("grpc.keepalive_timeout_ms", milliseconds(server.keepalive.timeout)),
         ("grpc.keepalive_permit_without_calls", int(server.keepalive.permit_without_calls)),
@@ -42,12 +42,12 @@ def server_options(settings: Settings) -> Options:
 
 
 def registrar(settings: Settings, port: int) -> Registrar | None:
-    """What keeps a server on `port` listed, where the settings want it. Raises discovery.TargetError for what cannot be."""
+    """The registrar for a server on `port`, if the settings have one. Raises discovery.TargetError for an invalid target."""
     registration = settings.registration
     if registration.target is None:
         return None
     address = registration.address
-    if address.count(":") != 1 and "]:" not in address:  # no port with it
+    if address.count(":") != 1 and "]:" not in address:  # without a port
         address = f"[{address.strip('[]')}]:{port}" if ":" in address else f"{address}:{port}"
     return Registrar(
         registration.target,

@@ -1,4 +1,4 @@
-"""Settings for people: loaded with one sentence for a mistake, printed as they are in force, listed as a table."""
+"""Settings on the command line: loaded with one sentence for each mistake, and printed."""
 
 import argparse
 import asyncio
@@ -19,11 +19,11 @@ from .sources import Settings, SettingsError, leaves
 
 
 class StartError(Exception):
-    """Something that the program needs cannot be had, a port for example; the text says what, and what to do."""
+    """Something that the program needs is not available, such as a port; the text says what, and what to do."""
 
 
 def load() -> Settings:
-    """The settings in force. Exits with status 2, and a sentence for each mistake, where they cannot be used."""
+    """The settings in effect. Exits with status 2 and a sentence for each mistake if they are invalid."""
     try:
         return Settings()
     except ValidationError as error:
@@ -60,12 +60,12 @@ _NAMES = re.compile(rf"(?<!\w)(?={'|'.join(f'{name.upper()}__' for name in Setti
 
 
 def qualified(text: str) -> str:
-    """A text whose settings' names get the prefix that they have in the environment."""
+    """The text with the prefix added to each name of a setting."""
     return _NAMES.sub(PREFIX, text)
 
 
 def sentences(error: ValidationError) -> Iterator[str]:
-    """What is wrong, a sentence each, with the name that the user wrote, less the prefix."""
+    """A sentence for each mistake, with the name of the setting without the prefix."""
     for mistake in error.errors():
         names = [
             str(part).upper()
@@ -77,16 +77,16 @@ def sentences(error: ValidationError) -> Iterator[str]:
         else:
             written = "__".join(names)
             secret = any(name.removeprefix(PREFIX).startswith(written) for name in _secrets())
-            yield f"{written}={'***' if secret else repr(mistake['input'])} cannot be: {mistake['msg'].removeprefix('Value error, ')}"
+            yield f"{written}={'***' if secret else repr(mistake['input'])} is invalid: {mistake['msg'].removeprefix('Value error, ')}"
 
 
 def _secrets() -> Iterator[str]:
-    """The settings that are never shown, nor is what holds them."""
+    """The settings whose values are never shown."""
     return (name for name, field, _ in leaves(Settings) if "SecretStr" in repr(field.annotation))
 
 
 def show(field: FieldInfo, value: Any) -> str:
-    """A value as the environment would hold it; a secret as stars."""
+    """A value as it would be written in the environment; a secret as asterisks."""
     if value is None:
         return "none"
     if isinstance(value, SecretStr):
@@ -101,11 +101,11 @@ def show(field: FieldInfo, value: Any) -> str:
 
 
 def is_duration(field: FieldInfo) -> bool:
-    """Whether a setting is a time."""
+    """Whether a setting is a duration."""
     pieces = [*field.metadata, *(item for part in get_args(field.annotation) for item in getattr(part, "__metadata__", ()))]
     return any("seconds" in repr(piece) for piece in pieces)
 
 
 def print_settings(settings: Settings) -> None:
-    """NAME=value, a line each, as a `.env` file would have it."""
+    """Print a NAME=value line for each setting, as in a `.env` file."""
     print("\n".join(f"{name}={show(field, value)}" for name, field, value in leaves(settings)))

@@ -1,4 +1,4 @@
-"""Durations as people write them: `30s`, `500ms`, `5m`, `2h`, or a number of seconds."""
+"""Durations such as `30s`, `500ms`, `5m`, `2h`, or a number of seconds."""
 
 import re
 from typing import Annotated
@@ -10,7 +10,7 @@ _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
 
 
 def seconds(value: object) -> object:
-    """The seconds that a text means; what is no text is left to pydantic. Raises ValueError with an example."""
+    """The seconds that a text means; other types are left to pydantic. Raises ValueError with an example."""
     if not isinstance(value, str):
         return value
     match = _FORM.fullmatch(value.strip())
@@ -28,4 +28,4 @@ def text(value: float) -> str:
 
 
 Duration = Annotated[float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False), PlainSerializer(text, return_type=str)]
-"""Seconds, read from any of the forms above and shown in the shortest."""
+"""Seconds, read from any of the forms above, and printed in the shortest one."""

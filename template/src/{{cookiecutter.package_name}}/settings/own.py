@@ -1,4 +1,4 @@
-"""Settings of your own: a field here is {{ cookiecutter.__prefix }}SERVICE__<NAME> in the environment."""
+"""Your own settings: a field here is {{ cookiecutter.__prefix }}SERVICE__<NAME> in the environment."""
 
 from .sections import Section
 

@@ -1,5 +1,5 @@
-"""Where settings come from, the first that has a name wins: the environment, `.env`, and a folder with one file a setting, which
-is what a Secret looks like in a pod."""
+"""Sources of settings, in order of precedence: the environment, `.env`, and a folder with one file for each setting, as a mounted
+Secret is."""
 
 import contextlib
 import difflib
@@ -25,7 +25,7 @@ DIRECTORY = f"{PREFIX}SETTINGS_DIR"
 
 
 class SettingsError(Exception):
-    """Settings that cannot be read; the text has a sentence a line, each of which names the setting or the file."""
+    """Settings that cannot be read; each line of the text is a sentence that names the setting or the file."""
 
 
 class _Source(EnvSettingsSource):
@@ -37,7 +37,7 @@ class _Source(EnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """All of it. Raises pydantic.ValidationError, or SettingsError for what cannot even be read."""
+    """All settings. Raises pydantic.ValidationError, or SettingsError for what cannot be read."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: object, **unused: object
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, as tests give them, then everything else."""
+        """Arguments first, for tests; then the sources of this module."""
         return init_settings, _Source(settings_cls)
 
     @model_validator(mode="after")
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
 
 
 def read(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Every name with the prefix, in capitals, its value and where it was found. Raises SettingsError."""
+    """For every name with the prefix, in capitals: its value and its origin. Raises SettingsError."""
     found = _mounted(environment.get(DIRECTORY, ""))
     if os.path.exists(".env"):
         with _readable("the file .env"):
@@ -99,7 +99,7 @@ def _mounted(directory: str) -> dict[str, tuple[str, str]]:
 
 @contextlib.contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Turns what reading a file raises into a sentence that names it."""
+    """Convert an error in reading a file into a sentence that names the file."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Combinations of settings that cannot work: each one sentence that names both, their values, and what to change.
+"""Combinations of settings that cannot work: for each, one sentence with the names, the values, and what to change.
 
-gRPC itself says nothing about most of them; it disconnects, ignores or loses calls later, under load.
+gRPC itself does not report most of them: it disconnects, ignores them, or loses calls later, under load.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .sources import Settings
 
 SLACK = 5.0
-"""Seconds that a pod needs beside its drain: signals, telemetry's last export, the interpreter's end."""
+"""Seconds that a pod needs in addition to its drain: signals, the last export of telemetry, the interpreter's exit."""
 
 _CODES = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
 
@@ -39,12 +39,12 @@ def _keepalive(settings: "Settings") -> Iterator[str]:
     if client.time < 2 * server.min_ping_interval:
         yield (
             f"CLIENT__KEEPALIVE__TIME={text(client.time)} is less than twice SERVER__KEEPALIVE__MIN_PING_INTERVAL={text(server.min_ping_interval)}, "
-            f"so the server would send the client away; raise the first to {text(2 * server.min_ping_interval)} or lower the second"
+            f"so the server would close the client's connections; raise the first to {text(2 * server.min_ping_interval)} or lower the second"
         )
     if client.permit_without_calls and not server.permit_without_calls:
         yield (
             "CLIENT__KEEPALIVE__PERMIT_WITHOUT_CALLS=true while SERVER__KEEPALIVE__PERMIT_WITHOUT_CALLS=false, "
-            "so an idle client would be sent away; set both alike"
+            "so the server would close connections of idle clients; set both to the same value"
         )
     if client.time < 60 and client.max_pings_without_data != 0:
         yield (
@@ -59,11 +59,11 @@ def _age(settings: "Settings") -> Iterator[str]:
         return
     age = f"SERVER__MAX_CONNECTION_AGE={text(server.max_connection_age)}"
     if server.max_connection_age_grace is None:
-        yield f"{age} with SERVER__MAX_CONNECTION_AGE_GRACE=none keeps an old connection for ever; give the second a time such as 30s"
+        yield f"{age} with SERVER__MAX_CONNECTION_AGE_GRACE=none keeps an old connection forever; set the second to a time such as 30s"
     elif server.max_connection_age_grace < client.timeout:
         yield (
             f"SERVER__MAX_CONNECTION_AGE_GRACE={text(server.max_connection_age_grace)} is shorter than CLIENT__TIMEOUT={text(client.timeout)}, "
-            f"so calls would be cut; raise the first to {text(client.timeout)} or lower the second"
+            f"so calls would be canceled; raise the first to {text(client.timeout)} or lower the second"
         )
 
 
@@ -73,7 +73,7 @@ def _drain(settings: "Settings") -> Iterator[str]:
     if needed > drain.termination_grace:
         yield (
             f"SERVER__DRAIN__PRE_STOP={text(drain.pre_stop)}, SERVER__DRAIN__WAIT={text(drain.wait)} and SERVER__DRAIN__GRACE={text(drain.grace)} with {text(SLACK)} "
-            f"to spare need {text(needed)}, but SERVER__DRAIN__TERMINATION_GRACE={text(drain.termination_grace)} kills the pod before; "
+            f"to spare need {text(needed)}, but SERVER__DRAIN__TERMINATION_GRACE={text(drain.termination_grace)} kills the pod earlier; "
             "raise the last, in the pod too, or lower the others"
         )
 
@@ -82,8 +82,8 @@ def _calls(settings: "Settings") -> Iterator[str]:
     client, server = settings.client, settings.server
     if client.retry.enabled and not 2 <= client.retry.attempts <= 5:
         yield (
-            f"CLIENT__RETRY__ATTEMPTS={client.retry.attempts} with CLIENT__RETRY__ENABLED=true cannot be: gRPC makes 2 to 5; "
-            "choose one of these, or set the second to false"
+            f"CLIENT__RETRY__ATTEMPTS={client.retry.attempts} with CLIENT__RETRY__ENABLED=true is invalid: gRPC allows 2 to 5; "
+            "change the first, or set the second to false"
         )
     for code in client.retry.status_codes:
         if client.retry.enabled and code not in _CODES:
@@ -100,7 +100,7 @@ def _calls(settings: "Settings") -> Iterator[str]:
         )
     if server.max_concurrent_streams is not None and server.overload_protection:
         yield (
-            f"SERVER__MAX_CONCURRENT_STREAMS={server.max_concurrent_streams} with SERVER__OVERLOAD_PROTECTION=true refuses calls instead of queueing them; "
+            f"SERVER__MAX_CONCURRENT_STREAMS={server.max_concurrent_streams} with SERVER__OVERLOAD_PROTECTION=true rejects calls instead of queueing them; "
             "set the second to false or the first to none"
         )
     if client.health_check and client.load_balancing == "pick_first":
@@ -121,7 +121,7 @@ def _registration(settings: "Settings") -> Iterator[str]:
     registration = settings.registration
     if registration.target is not None and not registration.address:
         yield (
-            f"REGISTRATION__TARGET={registration.target} with REGISTRATION__ADDRESS empty registers nothing that others could call; "
+            f"REGISTRATION__TARGET={registration.target} with REGISTRATION__ADDRESS empty registers no address; "
             "set the second to the IP address under which they reach this server (in a pod: status.podIP), or the first to none"
         )
 
@@ -130,14 +130,14 @@ def _tls(settings: "Settings") -> Iterator[str]:
     tls, mode = settings.tls, f"TLS__MODE={settings.tls.mode}"
     empty = [f"TLS__{name.upper()}" for name in ("certificate", "key", "ca") if not getattr(tls, name)]
     if tls.mode == "mtls" and empty:
-        yield f"{mode} with {' and '.join(empty)} empty: both sides show a certificate and check the other's; name PEM files, as in TLS__CA=/etc/tls/ca.crt"
+        yield f"{mode} with {' and '.join(empty)} empty: both sides present a certificate and check the other's; set PEM files, such as TLS__CA=/etc/tls/ca.crt"
     if tls.mode == "tls" and bool(tls.certificate) != bool(tls.key):
         yield f"{mode} with TLS__CERTIFICATE={tls.certificate or 'empty'} and TLS__KEY={tls.key or 'empty'}: a server needs both, a client neither"
     if tls.mode == "off" and len(empty) < 3:
-        yield f"{mode} ignores the files of TLS__CERTIFICATE, TLS__KEY and TLS__CA and sends plaintext; set the first to tls or mtls, or leave these empty"
+        yield f"{mode} ignores the files of TLS__CERTIFICATE, TLS__KEY and TLS__CA and sends plaintext; set the first to tls or mtls, or clear the others"
     if tls.allowed_clients is not None:
         if tls.mode != "mtls":
-            yield f"TLS__ALLOWED_CLIENTS with {mode} would let nobody in, because no client shows a certificate; set the second to mtls, or drop the first"
+            yield f"TLS__ALLOWED_CLIENTS with {mode} would reject every call, because no client presents a certificate; set the second to mtls, or remove the first"
         rules = tls.allowed_clients if isinstance(tls.allowed_clients, dict) else {"*": tls.allowed_clients}
         if not rules or rules == {"*": ()}:
             yield 'TLS__ALLOWED_CLIENTS is empty, so nobody may call; name clients, as in ["spiffe://cluster.local/ns/default/sa/client"], or set it to none'
