@@ -1,4 +1,4 @@
-# Everything that one does with this repository; `make` alone lists it.
+# The commands of this repository; `make` alone lists them.
 PYTHON ?= python3
 VENV ?= .venv
 MODE ?= $(or $(DISCOVERY),dns)
@@ -6,17 +6,17 @@ RESULTS ?= $(if $(QUICK)$(PROJECT),build/experiment-results,docs/experiment-on-a
 
 bin = $(VENV)/bin
 installed = $(VENV)/installed
-# The same environments as those of baked projects in tests and benchmarks, VENV=build/venv.
+# The same environments as those of generated projects in tests and benchmarks, VENV=build/venv.
 tools = build/venv-tools/bin
 tooled = build/venv-tools/installed
 # The environment of baked projects, in tests and in the lab.
 shared = build/venv/installed
 pytest = $(bin)/python -m pytest -c pyproject.toml
-# The project that demo, experiment, faults and bench run against; a fresh one where none is named.
+# The project that demo, experiment, faults, and bench run against; by default a newly generated one.
 project = $(if $(PROJECT),--project '$(PROJECT)') $(if $(PROJECT_VENV),--venv '$(PROJECT_VENV)')
 # Everything in template/ would be copied into a project.
 export PYTHONDONTWRITEBYTECODE := 1
-# PIP_USER, where someone has set it, has no place in a virtual environment.
+# pip refuses PIP_USER in a virtual environment.
 export PIP_USER = no
 pip = -m pip install --quiet --disable-pip-version-check --require-hashes
 
@@ -24,32 +24,32 @@ pip = -m pip install --quiet --disable-pip-version-check --require-hashes
 .PHONY: help demo test test-cluster conformance lint format bench experiment stress faults fuzz wire lock audit docs check clean
 
 ##@ See it
-demo: ## servers come and go while a client calls (PROJECT=path, MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
+demo: ## add, drain, kill, and restart servers while a client calls (PROJECT=path, MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
 	@$(MAKE) --silent --no-print-directory -j2 $(installed) $(if $(PROJECT),,$(shared))
 	@$(bin)/python -m lab.demo $(project) --mode $(MODE) $(if $(JSON),--json)
 
 ##@ Develop
-test: $(installed) ## all tests that need no cluster: the library, the pair, the lab, and baked projects with their own tests
+test: $(installed) ## run all tests that need no cluster: library, server and client, lab, generated projects
 	@$(pytest) -q -m "not cluster"
 
-test-cluster: $(installed) ## the tests that need a cluster (KUBECONFIG, and kubectl on PATH)
+test-cluster: $(installed) ## run the tests that need a cluster (KUBECONFIG, and kubectl on PATH)
 	@$(pytest) -q -m cluster -rs
 
-conformance: $(installed) ## every promise on every source, with a cluster as above; writes docs/conformance.md
+conformance: $(installed) ## test every promise on every source, with a cluster as above; writes docs/conformance.md
 	@CONFORMANCE_PAGE=docs/conformance.md REQUIRE_REGISTRIES=etcd,cluster $(pytest) -q tests/discovery/conformance
 
-lint: $(installed) ## style and types
+lint: $(installed) ## check style and types
 	@$(bin)/ruff check --config pyproject.toml --no-cache .
 	@$(bin)/ruff format --config pyproject.toml --no-cache --check .
 	@$(bin)/mypy
 
-check: lint test ## both: what a change must pass
+check: lint test ## lint and test: what a change must pass
 
-format: $(installed) ## put the code into form
+format: $(installed) ## format the code
 	@$(bin)/ruff check --config pyproject.toml --no-cache --fix --quiet .
 	@$(bin)/ruff format --config pyproject.toml --no-cache .
 
-# The compiler is old on purpose: what it writes is read by every protobuf runtime from 4.21 on.
+# An old compiler, because its code works with every protobuf runtime from 4.21 on.
 wire: ## generate discovery/wire from its proto
 	@rm -rf build/wire && mkdir -p build/wire/tree/discovery && cp discovery/wire/messages.proto build/wire/tree/discovery/
 	@$(PYTHON) -m venv build/wire/compiler && build/wire/compiler/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.49.1' 'protobuf<5' 'setuptools<81'
@@ -59,16 +59,16 @@ wire: ## generate discovery/wire from its proto
 	@sed 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' build/wire/tree/discovery/messages_pb2.py > discovery/wire/messages_pb2.py
 	@cp build/wire/tree/discovery/messages_pb2.pyi discovery/wire/
 
-docs: $(installed) ## regenerate what docs/ takes from the code
+docs: $(installed) ## regenerate what docs/ takes from the code and the data
 	@$(bin)/python -m tests.scaffold.settings_page
 	@$(bin)/python -m lab.experiment.results docs/experiment-on-a-cluster
 
-clean: ## remove what make has made
+clean: ## remove what make has created
 	@rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Dependencies
-lock: $(installed) $(tooled) ## take newer ones into all locks, here and in template/requirements
+lock: $(installed) $(tooled) ## update all locks, here and in template/requirements
 	@$(tools)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 requirements.in -o requirements.lock
 	@rm -rf build/lock && $(bin)/python -m tests.bake build/lock >&2
 	@$(MAKE) --no-print-directory -C build/lock/greeter lock VENV="$$PWD/build/venv"
@@ -76,25 +76,25 @@ lock: $(installed) $(tooled) ## take newer ones into all locks, here and in temp
 		sed 's/greeter (pyproject.toml)/{{ cookiecutter.project_slug }} (pyproject.toml)/' build/lock/greeter/requirements/$$lock.lock > template/requirements/$$lock.lock; \
 	done
 
-audit: $(tooled) ## known vulnerabilities in all locks; asks api.osv.dev
+audit: $(tooled) ## check all locks for known vulnerabilities, at api.osv.dev
 	@sh template/requirements/audit.sh $(tools)/pip-audit requirements.lock template/requirements/*.lock
 
 ##@ Measure
-bench: $(installed) ## cost and speed, as ratios to peers in the same run (PROJECT=path; build/benchmarks.json)
+bench: $(installed) ## measure cost and speed, as ratios to peers in the same run (PROJECT=path; build/benchmarks.json)
 	@$(bin)/python -m lab.benchmarks $(project)
 
-experiment: $(installed) ## the demo's scenario on the cluster, in every mode (PROJECT=path MODES= QUICK=1 STOP_API= START_API= RESTART_DNS=)
+experiment: $(installed) ## run the demo's scenario on a cluster, in every mode (PROJECT=path MODES= QUICK=1 STOP_API= START_API= RESTART_DNS=)
 	@$(bin)/python -m lab.experiment $(project) \
 		--results '$(RESULTS)' $(if $(NAMESPACE),--namespace '$(NAMESPACE)') $(if $(MODES),--modes '$(MODES)') \
 		$(if $(QUICK),--quick) $(if $(DRY_RUN),--dry-run)
 
-stress: $(installed) ## the long runs: many endpoints, ten minutes of changes (SECONDS=600), exits, 2,000 channels
+stress: $(installed) ## long runs: many endpoints, ten minutes of changes (SECONDS=600), exits, 2,000 channels
 	@$(bin)/python -m lab.benchmarks stress --seconds $(or $(SECONDS),600)
 
-faults: $(installed) ## every fault on real servers, registries and networks (PROJECT=path ONLY=; root, a cluster as above); writes docs/faults.md
+faults: $(installed) ## run every fault on real servers, registries, and networks (PROJECT=path ONLY=; root, a cluster as above); writes docs/faults.md
 	@$(bin)/python -m lab.faults $(project) $(ONLY) --json build/faults.json $(if $(PROJECT),,--page docs/faults.md)
 
-fuzz: $(installed) ## 100,000 inputs each for targets, etcd's values, EndpointSlices, cached files, settings (EXAMPLES=, GRAMMAR=)
+fuzz: $(installed) ## fuzz targets, etcd's values, EndpointSlices, cache files, settings with 100,000 inputs each (EXAMPLES=, GRAMMAR=)
 	@$(bin)/python -m lab.fuzz $(GRAMMAR) --inputs $(or $(EXAMPLES),100000)
 
 $(installed): requirements.lock
@@ -120,8 +120,8 @@ $(tooled): template/requirements/tools.lock
 	@touch $@
 
 ##@ Help
-help: ## this list
-	@[ -t 1 ] && colour=1 || colour=; awk -v colour=$$colour \
-		'BEGIN {FS = ":.*## "; if (colour) {bold = "\033[1m"; blue = "\033[36m"; plain = "\033[0m"}} \
+help: ## print this list
+	@[ -t 1 ] && color=1 || color=; awk -v color=$$color \
+		'BEGIN {FS = ":.*## "; if (color) {bold = "\033[1m"; blue = "\033[36m"; plain = "\033[0m"}} \
 		/^##@/ {print "\n" bold substr($$0, 5) plain} \
 		/^[a-z-]+:.*## / {gsub(/\$$\$$/, "$$"); printf "  %s%-13s%s %s\n", blue, $$1, plain, $$2}' $(MAKEFILE_LIST)

@@ -11,11 +11,11 @@ PAGE = ROOT / "docs" / "settings.md"
 _HEAD = """# Every setting
 
 Server and load generator read the same settings: from the environment, from `.env`, and from files in the folder that
-`GREETER__SETTINGS_DIR` names. Times are written as `30s`, `500ms`, `5m` or a number of seconds; `none` switches off what can be off.
-`make settings` prints the values in effect. This page is generated (`make docs`) for a project named Greeter; in yours the package's
-name takes the place of `GREETER`.
+`GREETER__SETTINGS_DIR` names. Durations are written as `30s`, `500ms`, `5m`, or a number of seconds; `none` turns off what can be turned off.
+`make settings` in a project prints the values in effect; [configuration](../template/docs/configuration.md) lists settings by purpose. This page
+is generated (`make docs`) for a project named Greeter; in yours, the package's name takes the place of `GREETER`.
 
-| setting | default | what it is |
+| setting | default | description |
 |---|---|---|
 """
 _PROGRAM = """
@@ -24,7 +24,7 @@ from greeter.settings.command import show
 from greeter.settings.sources import leaves
 
 for name, field, value in leaves(Settings):
-    default = "the host's name" if name.endswith("SERVER__NAME") and "CLIENT" not in name else f"`{show(field, value)}`"
+    default = "the host name" if name.endswith("SERVER__NAME") and "CLIENT" not in name else f"`{show(field, value)}`"
     print(f"| `{name}` | {'empty' if value == '' else default} | {' '.join((field.description or '').split())} |")
 """
 
