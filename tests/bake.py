@@ -16,18 +16,18 @@ ENVIRONMENT = ROOT / "build" / "venv"
 """The virtual environment that all baked projects share; `make` of the first one installs it."""
 
 
-def run_make(project: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_make(project: Path, *arguments: str, venv: Path = ENVIRONMENT, **variables: str) -> subprocess.CompletedProcess[str]:
     """A make target of the project's own, in the shared environment, without what pytest and an outer make export."""
     hidden = ("PYTEST", "PYTHON", "MAKE", "MFLAGS")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-    command = ["make", *arguments, f"VENV={ENVIRONMENT}"]
+    command = ["make", *arguments, f"VENV={venv}"]
     with _one_installs(project):
         return subprocess.run(command, cwd=project, env={**environment, **variables}, capture_output=True, text=True)
 
 
-def make(project: Path, *arguments: str, **variables: str) -> str:
+def make(project: Path, *arguments: str, venv: Path = ENVIRONMENT) -> str:
     """The same; what it printed. Raises AssertionError with the output's end where it fails."""
-    done = run_make(project, *arguments, **variables)
+    done = run_make(project, *arguments, venv=venv)
     assert done.returncode == 0, f"make {' '.join(arguments)}:\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 

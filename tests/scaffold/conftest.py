@@ -2,13 +2,16 @@
 
 import fcntl
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.bake import bake, run_make
+from tests.bake import bake, clean_copy, make, run_make
+
+from .environments import PIP, run
 
 ANSWERS: dict[str, dict[str, str]] = {
     "defaults": {},
@@ -67,3 +70,17 @@ def linted(shared: Path, project_of: Callable[[str], Path]) -> Path:
 def greeter(linted: Path, tmp_path: Path) -> Path:
     """A default project of the test's own."""
     return shutil.copytree(linted, tmp_path / "greeter", symlinks=True)
+
+
+@pytest.fixture(scope="session")
+def wheels(shared: Path, project_of: Callable[[str], Path]) -> dict[str, Path]:
+    """Of two projects, in shared/project-billing and shared/shipping, and of the library; by the name of the distribution."""
+    folder = shared / "wheels"
+    with alone(shared / "wheels.lock"):
+        if not folder.exists():
+            billing, shipping = project_of("billing"), bake(shared / "shipping", project_name="Shipping")
+            for project in (billing, shipping):
+                make(project, "stubs")
+            sources = (billing, shipping, clean_copy(shared / "library"))
+            run(sys.executable, *PIP, "wheel", "--no-deps", "--wheel-dir", folder, *sources)
+    return {path.name.partition("-")[0]: path for path in folder.iterdir()}

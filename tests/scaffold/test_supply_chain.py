@@ -2,10 +2,8 @@
 
 import http.server
 import json
-import os
 import re
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.bake import ROOT, bake
+from tests.bake import ROOT, run_make
+
+from .repositories import commit_all, git
 
 WORKFLOWS = [ROOT / ".github/workflows/ci.yml", ROOT / "template/.github/workflows/ci.yml"]
 
@@ -54,23 +54,17 @@ def test_workflows_call_make_targets_that_exist(path: Path, makefile: str) -> No
     assert {"test", "lint"} <= set(called) <= targets
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bake that shares its environments with those of other tests."""
-    return bake(tmp_path_factory.mktemp("project"))
-
-
-def make(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "MAKE"))}
-    command = ["make", *arguments, f"VENV={ROOT / 'build' / 'venv'}"]
-    return subprocess.run(command, cwd=project, env={**clean, **environment}, capture_output=True, text=True)
+@pytest.fixture
+def project(linted: Path) -> Path:
+    """A default project."""
+    return linted
 
 
 def test_the_bill_of_materials_is_valid_and_holds_all_that_is_locked(project: Path) -> None:
     """CycloneDX's own schema is asked by `--validate`; the same project has the same bill, byte for byte."""
     bills = []
     for _ in range(2):
-        done = make(project, "sbom")
+        done = run_make(project, "sbom")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         bills.append((project / "sbom.json").read_text())
     assert bills[0] == bills[1]
@@ -119,7 +113,7 @@ def test_an_audit_fails_where_something_vulnerable_is_locked(
 ) -> None:
     """And says what; make's own status for a failure is 2."""
     monkeypatch.setattr(Service, "vulnerable", vulnerable)
-    done = make(project, "audit", OSV_URL=service)
+    done = run_make(project, "audit", OSV_URL=service)
     assert done.returncode == status, done.stderr
     assert ("PYSEC-2099-1" in done.stdout) is bool(vulnerable)
     for lock in (project / "requirements").glob("*.lock"):
@@ -128,25 +122,27 @@ def test_an_audit_fails_where_something_vulnerable_is_locked(
 
 def test_an_audit_that_could_not_ask_has_failed_and_says_so(project: Path) -> None:
     """Without an answer nothing is known, and that must not look like nothing being wrong."""
-    done = make(project, "audit", OSV_URL="http://127.0.0.1:1/v1/query")
+    done = run_make(project, "audit", OSV_URL="http://127.0.0.1:1/v1/query")
     assert done.returncode == 2
     assert "audit: http://127.0.0.1:1/v1/query cannot be asked, so nothing is known about requirements/" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_contract_that_breaks_callers_is_refused_against_the_merge_base(project: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["", "services/greeter"], ids=["own repository", "in a folder of another one"])
+def test_a_contract_that_breaks_callers_is_refused_against_the_merge_base(linted: Path, tmp_path: Path, place: str) -> None:
     """Offline, from the clone alone; what is only added is no break."""
-    clone = tmp_path / "clone"
-    shutil.copytree(project, clone)
-    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.com"]
-    for command in (["init", "-q", "-b", "main", "."], ["add", "-A"], ["commit", "-qm", "x"], ["checkout", "-qb", "change"]):
-        subprocess.run([*git, *command], cwd=clone, check=True)
+    repository = tmp_path / "repository"
+    clone = repository / place
+    shutil.copytree(linted, clone)
+    commit_all(repository)
+    git(repository, "checkout", "-qb", "change")
     contract = clone / "proto/greeter/v1/greeter.proto"
     before = contract.read_text()
     assert "string name = 1;" in before
     contract.write_text(before.replace("string name = 1;", "string name = 1;\n  string title = 9;", 1))
-    assert make(clone, "breaking").returncode == 0
+    done = run_make(clone, "breaking")
+    assert done.returncode == 0, done.stdout + done.stderr
     contract.write_text(before.replace("string name = 1;", "string name = 9;", 1))
-    done = make(clone, "breaking")
+    done = run_make(clone, "breaking")
     assert done.returncode != 0
     assert 'field "1"' in done.stdout

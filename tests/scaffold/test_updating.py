@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.bake import clean_copy
+from tests.bake import clean_copy, cookiecutter
 
 from .repositories import IDENTITY, commit_all, git
 
@@ -90,6 +91,29 @@ def test_an_update_brings_what_upstream_has_changed_and_keeps_what_is_the_owners
     assert cruft(project, "check").returncode == 0
     assert sorted(changed(project)) == sorted([*OWNED, "Makefile"])
     assert git(project, "status", "--porcelain") == ""
+
+
+def test_a_project_of_cookiecutters_is_linked_later_and_ignores_what_it_names(upstream: Path, tmp_path: Path) -> None:
+    """Here the library, which has become a dependency."""
+    made = cookiecutter(upstream, tmp_path, project_name="Billing")
+    assert made.returncode == 0, made.stderr
+    project = tmp_path / "billing"
+    linked = cruft(project, "link", f"file://{upstream}", "--no-input", "--extra-context", '{"project_name": "Billing"}')
+    assert linked.returncode == 0, linked.stdout + linked.stderr
+    state = json.loads((project / ".cruft.json").read_text())
+    (project / ".cruft.json").write_text(json.dumps({**state, "skip": [f"{PACKAGE}/discovery"]}))
+    shutil.rmtree(project / PACKAGE / "discovery")
+    (project / PACKAGE / "discovery").mkdir()
+    (project / PACKAGE / "discovery" / "__init__.py").write_text("from discovery import *\n")
+    commit_all(project)
+    for path in (upstream / "discovery/__init__.py", upstream / "template/.gitignore"):
+        path.write_text(path.read_text() + "# changed\n")
+    commit_all(upstream)
+    updated = cruft(project, "update", "-y")
+    assert updated.returncode == 0, updated.stdout + updated.stderr
+    assert (project / PACKAGE / "discovery" / "__init__.py").read_text() == "from discovery import *\n"
+    assert [path.name for path in (project / PACKAGE / "discovery").iterdir()] == ["__init__.py"]
+    assert (project / ".gitignore").read_text().endswith("# changed\n")
 
 
 def changed(project: Path) -> list[str]:

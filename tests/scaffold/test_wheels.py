@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import discovery
-from tests.bake import ENVIRONMENT, ROOT, bake, clean_copy, make
+from tests.bake import ENVIRONMENT, ROOT, clean_copy
 
 from .conftest import alone
+from .environments import PIP, run
 from .repositories import commit_all
 
-PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 NAMES = ("billing", "shipping", "grpc_discovery")
 CONSUMER = '''
 """Calls two services by their typed clients, and both by the library, in one process."""
@@ -59,27 +59,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def run(*command: str | Path, **options: object) -> str:
-    """What it printed. Raises AssertionError with what it said where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
-    assert done.returncode == 0, f"{' '.join(map(str, command))}:\n{done.stdout}{done.stderr}"
-    return str(done.stdout)
-
-
-@pytest.fixture(scope="session")
-def wheels(shared: Path, project_of: Callable[[str], Path]) -> dict[str, Path]:
-    """By the name of what is in them."""
-    folder = shared / "wheels"
-    with alone(shared / "wheels.lock"):
-        if not folder.exists():
-            billing, shipping = project_of("billing"), bake(shared / "shipping", project_name="Shipping")
-            for project in (billing, shipping):
-                make(project, "stubs")
-            sources = (billing, shipping, clean_copy(shared / "library"))
-            run(sys.executable, *PIP, "wheel", "--no-deps", "--wheel-dir", folder, *sources)
-    return {path.name.partition("-")[0]: path for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="session")
