@@ -1,8 +1,8 @@
-"""gRPC channels that always know who serves: one call in the place of grpc's own, one target that names the registry.
+"""gRPC channels that follow a registry: one call replaces grpc's own, and a target names the registry.
 
     channel = discovery.aio.insecure_channel("kubernetes:///service.namespace:grpc")
 
-README.md beside this file says what to copy and what to install; target.py lists the targets.
+README.md in this folder says what to install; target.py lists the targets.
 """
 
 from . import aio
@@ -64,4 +64,4 @@ __all__ = [
 ]
 
 __version__ = "2.0.0"
-"""Of the library; CHANGELOG.md of its repository says what each version brought."""
+"""The library's version; CHANGELOG.md in its repository describes each one."""

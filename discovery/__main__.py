@@ -1,4 +1,4 @@
-"""`python -m discovery resolve|watch TARGET`: what `dig` is to DNS, for everything that a channel can be opened on."""
+"""`python -m discovery resolve|watch TARGET` shows the endpoints of a target, as `dig` shows those of a DNS name."""
 
 import argparse
 import contextlib
@@ -21,9 +21,9 @@ from .target import Target, parse
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the status: 0 found, 1 nothing found in time, 2 a target or an option that cannot be meant."""
+    """Run the command. Exit status 0: endpoints found, 1: none found in time, 2: an invalid target or option."""
     options = _parser().parse_args(arguments)
-    logging.getLogger(__package__).addHandler(logging.NullHandler())  # what goes wrong is part of the output
+    logging.getLogger(__package__).addHandler(logging.NullHandler())  # errors are part of the output
     try:
         target = _resolvable(options.target)
         settings = _config(options)
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands: dict[str, Callable[[Resolver | Failover, argparse.Namespace], int]] = {"resolve": resolve, "watch": watch}
     try:
         return commands[options.command](resolver, options)
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
@@ -50,7 +50,7 @@ def resolve(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
         print(f"{_parser().prog}: {error}", file=sys.stderr)
         return 1
     if options.health:
-        time.sleep(min(options.timeout, 0.3))  # the endpoints are asked now; what has not answered by then is unknown
+        time.sleep(min(options.timeout, 0.3))  # time for the endpoints to answer; the others stay unknown
     status = resolver.status
     if options.json or status.snapshot:
         print(terminal.as_json(status) if options.json else terminal.table(status))
@@ -60,7 +60,7 @@ def resolve(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
 
 
 def watch(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
-    """Follow the set until SIGINT or SIGTERM: a live table on a terminal, a line a change elsewhere."""
+    """Follow the set until SIGINT or SIGTERM: a live table on a terminal, otherwise a line for each change."""
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
@@ -110,7 +110,7 @@ def _resolvable(text: str) -> Target:
     target = parse(text)
     if not target.ours:
         advice = f"; try dns-poll:///{target.name}" if target.scheme == "dns" else ""
-        raise TargetError(f"target '{text}' is resolved by gRPC itself, out of our sight{advice}")
+        raise TargetError(f"target '{text}' is resolved by gRPC itself and cannot be shown{advice}")
     return target
 
 
@@ -126,7 +126,7 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _etcd(endpoints: list[str]) -> Etcd:
-    """As etcdctl reads its environment (etcd's etcdctl/README.md), so that what works for it works here."""
+    """Reads etcdctl's variables (etcd's etcdctl/README.md), so that what works for etcdctl works here."""
 
     def variable(name: str) -> str:
         return os.environ.get(f"ETCDCTL_{name}", "")
@@ -149,26 +149,26 @@ def _parser() -> argparse.ArgumentParser:
     for name, purpose in (("resolve", "print the servers once"), ("watch", "follow them as they come and go")):
         command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument("target", help="such as kubernetes:///service.namespace:grpc or dns-poll:///name:50051")
-        command.add_argument("--json", action="store_true", help="a line of JSON for every set")
+        command.add_argument("--json", action="store_true", help="print a line of JSON for every set")
         command.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for the first set (5)")
         command.add_argument(
             "--health",
             action=argparse.BooleanOptionalAction,
             default=True,
-            help="ask servers for their health where the registry does not know it",
+            help="health-check the endpoints where the registry does not report health",
         )
-        command.add_argument("--zone", default="", help="the zone that you are in")
-        command.add_argument("--empty", default="", help="what an empty answer means: keep, fail, hold:SECONDS")
-        command.add_argument("--refresh", type=float, default=5.0, help="dns-poll: seconds between questions (5)")
+        command.add_argument("--zone", default="", help="the client's zone")
+        command.add_argument("--empty", default="", help="the policy for an empty answer: keep, fail, hold:SECONDS")
+        command.add_argument("--refresh", type=float, default=5.0, help="dns-poll: seconds between queries (5)")
         command.add_argument(
-            "--server", action="append", default=[], metavar="ADDRESS", help="dns-poll: a DNS server to ask; may be repeated"
+            "--server", action="append", default=[], metavar="ADDRESS", help="dns-poll: a DNS server; may be repeated"
         )
         command.add_argument(
             "--etcd",
             action="append",
             default=[],
             metavar="HOST:PORT",
-            help="etcd: a member; may be repeated (else ETCDCTL_ENDPOINTS; TLS and user by the other ETCDCTL_ variables)",
+            help="etcd: a member; may be repeated (default: ETCDCTL_ENDPOINTS; the other ETCDCTL_ variables set TLS and user)",
         )
         command.add_argument("--kubeconfig", default="", help="kubernetes: a kubeconfig file (KUBECONFIG)")
         command.add_argument("--context", default="", help="kubernetes: one of its contexts (the current one)")

@@ -1,4 +1,4 @@
-"""`channel.py` for grpc.aio: the same targets, the same core on threads, one call different at the end."""
+"""`channel.py` for grpc.aio: the same targets and the same core on threads; only the last call differs."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ async def wait_until_synced(target: str, timeout: float, *, config: Config | Non
 
 
 def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop was closed in between: nobody waits any more
+    with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
         loop.call_soon_threadsafe(event.set)
 
 

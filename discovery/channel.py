@@ -1,6 +1,6 @@
-"""A target and options in, a gRPC channel out: the calls that stand where grpc's own stood.
+"""A target and options in, a gRPC channel out: the functions that replace grpc's own.
 
-`aio.py` is the same for grpc.aio; both open gRPC's own channel and add nothing to the path of a request but one check.
+`aio.py` is the same for grpc.aio. Both open gRPC's own channel and add only one check to the path of a call.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +32,8 @@ def insecure_channel(
 ) -> grpc.Channel:
     """`grpc.insecure_channel` for every target of discovery and every target of gRPC.
 
-    A service config in `options` keeps its retry policies. The caller's channel options win over ours. Raises TargetError
-    for a target or an option that cannot work, ControlPlaneError where the control plane cannot be had.
+    A service config in `options` keeps its retry policies. The caller's channel options take precedence. Raises TargetError
+    for an invalid target or option, ControlPlaneError if the control plane cannot be started.
     """
     uri, prepared, lease = open_target(target, options, config, None)
     return wrap(grpc.insecure_channel(uri, prepared, compression), lease)
@@ -49,9 +49,9 @@ def secure_channel(
 ) -> grpc.Channel:
     """`grpc.secure_channel` for every target of discovery and every target of gRPC.
 
-    With CertificateFiles as `credentials` the channel takes up renewed files by itself, and no call is lost by it. The
-    servers' certificates must carry the target's name (`Target.authority`), not a pod's address; the option
-    grpc.default_authority changes the name. Raises as `insecure_channel` does.
+    With CertificateFiles as `credentials`, the channel uses renewed files without losing a call. The servers' certificates must
+    have the target's name (`Target.authority`), not a pod's address; the option grpc.default_authority changes the name. Raises
+    as `insecure_channel` does.
     """
     uri, prepared, lease = open_target(target, options, config, check_credentials(target, credentials))
     if isinstance(credentials, CertificateFiles):
@@ -64,10 +64,10 @@ def secure_channel(
 
 
 def check_credentials(target: str, credentials: Credentials) -> Credentials:
-    """Refuse a secure channel that would not be one. Raises TargetError."""
+    """Reject a secure channel without usable credentials. Raises TargetError."""
     if not isinstance(credentials, Credentials):
         raise TargetError(
-            f"target '{target}': secure_channel needs grpc.ChannelCredentials or CertificateFiles, not {credentials!r}; for plaintext say insecure_channel"
+            f"target '{target}': secure_channel needs grpc.ChannelCredentials or CertificateFiles, not {credentials!r}; for plaintext use insecure_channel"
         )
     return credentials
 
@@ -75,18 +75,18 @@ def check_credentials(target: str, credentials: Credentials) -> Credentials:
 def open_target(
     text: str, options: Options | None, config: Config | None, credentials: Credentials | None
 ) -> tuple[str, list[tuple[str, Any]], Lease | None]:
-    """What to open a channel on: gRPC's URI, the options, and the lease to give back, None for gRPC's own schemes."""
+    """What to open a channel with: gRPC's URI, the options, and the lease to release, None for gRPC's own schemes."""
     target = parse(text)
     given = list(options or ())
     names = {name for name, _ in given}
     if credentials is None and _TLS_OPTION in names:
-        # gRPC would send plaintext without a word.
+        # gRPC would send plaintext without a warning.
         raise TargetError(
-            f"target '{text}': the option {_TLS_OPTION} is for TLS, but insecure_channel sends plaintext; say secure_channel, or drop the option"
+            f"target '{text}': the option {_TLS_OPTION} is for TLS, but insecure_channel sends plaintext; use secure_channel, or remove the option"
         )
     if not target.ours:
         if target.scheme == "xds":
-            process.plane()  # the bootstrap is read once, so ours must be in it before the first xds channel
+            process.plane()  # gRPC reads the bootstrap once, so ours must be in it before the first xds channel
         uri, prepared = grpc_schemes.prepare(target, given)
         return uri, list(prepared), None
     service_config = read_service_config(given)
@@ -104,17 +104,17 @@ def _defaults(target: Target, given: Options) -> list[tuple[str, Any]]:
     values = dict(given)
     defaults: list[tuple[str, Any]] = [
         ("grpc.default_authority", target.authority),
-        ("grpc.enable_http_proxy", 0),  # a proxy variable would switch xDS off: the channel dials the proxy
-        ("grpc.priority_failover_timeout_ms", 1000),  # 10 s by default, for a zone that accepts TCP and stays silent
+        ("grpc.enable_http_proxy", 0),  # a proxy variable would disable xDS: the channel connects to the proxy
+        ("grpc.priority_failover_timeout_ms", 1000),  # 10 s by default, for a zone that accepts TCP and does not answer
     ]
     if "grpc.keepalive_time_ms" in values:
-        # Without it a frozen peer is noticed after 60 s, whatever the keepalive says.
+        # Otherwise a hung peer is detected after 60 s, whatever the keepalive settings are.
         defaults.append(("grpc.http2.ping_timeout_ms", values.get("grpc.keepalive_timeout_ms", 10_000)))
     return defaults
 
 
 def wrap(channel: grpc.Channel, lease: Lease | None) -> grpc.Channel:
-    """The channel itself where gRPC resolves the target, else one that gives its lease back."""
+    """The channel itself if gRPC resolves the target, else one that releases its lease."""
     return channel if lease is None else _Channel(channel, lease)
 
 
@@ -157,7 +157,7 @@ class _Channel(grpc.Channel):
 
 
 class _Call:
-    """A method of a stub. The one check per call: after a fork gRPC would crash or never see a change again."""
+    """A method of a stub. The one check per call: after a fork, gRPC would crash or never see a change again."""
 
     __slots__ = ("_inner", "_lease")
 

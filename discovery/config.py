@@ -1,4 +1,4 @@
-"""What a caller may decide about discovery: frozen values, all with defaults that suit production."""
+"""The options of discovery: frozen values, with defaults for production."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +10,7 @@ from .errors import TargetError
 class Empty:
     """What to do when a registry that listed endpoints suddenly lists none.
 
-    keep: go on with the last set, for ever.  fail: believe it at once.  hold: believe it when it has lasted `seconds`.
+    keep: keep the last set forever.  fail: accept the empty set immediately.  hold: accept it once it has lasted `seconds`.
     """
 
     policy: Literal["keep", "fail", "hold"]
@@ -34,7 +34,7 @@ class Empty:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waiting between attempts: a random time up to a bound that doubles from `base` to `limit`, in seconds."""
+    """The delay between attempts: a random time up to a bound that doubles from `base` to `limit`, in seconds."""
 
     base: float = 0.1
     limit: float = 4.0
@@ -42,10 +42,10 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Dns:
-    """How dns-poll asks. Times in seconds.
+    """How dns-poll queries. Times in seconds.
 
-    refresh: from one answer to the next question.   timeout: for one question, retries and servers together.
-    servers: `host:port` or `host` of DNS servers to ask instead of those in /etc/resolv.conf.
+    refresh: the interval between queries.   timeout: for one query, retries and servers together.
+    servers: `host:port` or `host` of DNS servers to use in place of those in /etc/resolv.conf.
     """
 
     refresh: float = 5.0
@@ -60,10 +60,10 @@ class Dns:
 class Etcd:
     """How etcd is reached. Times in seconds.
 
-    endpoints: the members, `host:port` or `https://host:port`; where one fails the next is taken.
-    user, password: where etcd's authentication is on.
-    ca, certificate, key: PEM files; `ca` or https means TLS, without `ca` the system's authorities count.
-    timeout: for one request.   keepalive: how often a silent watch is asked whether it still lives.
+    endpoints: the members, `host:port` or `https://host:port`; if one fails, the next is used.
+    user, password: if etcd's authentication is on.
+    ca, certificate, key: PEM files; `ca` or https enables TLS; without `ca`, the system's CAs are used.
+    timeout: for one request.   keepalive: how often a silent watch is checked.
     """
 
     endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
@@ -77,21 +77,21 @@ class Etcd:
 
     def __post_init__(self) -> None:
         if not self.endpoints:
-            raise TargetError("Etcd(endpoints=()) names no member; write for example Etcd(endpoints=('127.0.0.1:2379',))")
+            raise TargetError("Etcd(endpoints=()) has no member; write for example Etcd(endpoints=('127.0.0.1:2379',))")
         for first, second in (("certificate", "key"), ("key", "certificate"), ("user", "password"), ("password", "user")):
             if getattr(self, first) and not getattr(self, second):
-                raise TargetError(f"Etcd({first}=...) needs {second}=... beside it")
+                raise TargetError(f"Etcd({first}=...) needs {second}=... too")
         _check_times("Etcd", timeout=self.timeout, keepalive=self.keepalive)
 
 
 @dataclass(frozen=True, slots=True)
 class Kubernetes:
-    """How the Kubernetes API is reached: from inside a pod by its service account, elsewhere by a kubeconfig.
+    """How the Kubernetes API is reached: in a pod through its ServiceAccount, elsewhere through a kubeconfig.
 
-    kubeconfig: a file; empty is $KUBECONFIG or ~/.kube/config, and outranks the service account only where it is set here.
-    context: one of the file's; empty is its current one.   timeout: seconds for one request.
-    silence: seconds without a word, not even a bookmark, after which a watch is begun anew; the API server sends one about
-        every minute.
+    kubeconfig: a file; empty means $KUBECONFIG or ~/.kube/config. Only if it is set here does it override the ServiceAccount.
+    context: one of the file's; empty means its current one.   timeout: seconds for one request.
+    silence: seconds without an event or a bookmark after which a watch is restarted; the API server sends a bookmark about every
+        minute.
     """
 
     kubeconfig: str = ""
@@ -105,9 +105,9 @@ class Kubernetes:
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """Whether to keep the last known good set in a file, for a start while the registry is down.
+    """The snapshot cache: the last known good set in a file, for a start while the registry is down.
 
-    directory: where; empty keeps nothing.   max_age: seconds after which a file is not believed any more.
+    directory: where; empty disables the cache.   max_age: seconds after which a file is ignored.
     """
 
     directory: str = ""
@@ -120,14 +120,14 @@ class Remember:
 
 @dataclass(frozen=True, slots=True)
 class Outliers:
-    """Which servers gRPC takes out of the set for a while because calls to them fail (gRFC A50). Times in seconds.
+    """Outlier detection: which servers gRPC ejects for a while because calls to them fail (gRFC A50). Times in seconds.
 
-    gRPC counts as failed whatever did not end with OK: answers such as NOT_FOUND, and streams that the caller left.
+    gRPC counts as failed whatever did not end with OK: answers such as NOT_FOUND, and streams that the caller canceled.
 
-    threshold: percent of a server's calls within `interval` that must have failed.
-    min_requests: calls within `interval` below which a server is not judged.
-    ejection: how long a server is out the first time; each further time is longer by as much, up to `max_ejection`.
-    max_percent: none is taken out once so many percent of the servers are; so one of three at 30. A single server never is.
+    threshold: the percentage of a server's calls within `interval` that must have failed.
+    min_requests: the number of calls within `interval` below which a server is not evaluated.
+    ejection: how long the first ejection lasts; each further one is longer by this time, up to `max_ejection`.
+    max_percent: no further server is ejected once this percentage is; with 30, one of three. A single server never is.
     """
 
     threshold: int = 85
@@ -150,14 +150,14 @@ class Outliers:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One channel's choices; `Config()` is right for most.
+    """The options of one channel; `Config()` is right for most.
 
-    zone: the zone that this client runs in; empty means that zones do not count.
-    empty: what an answer without anybody to call means; None leaves it to the source (dns-poll keeps, the others hold or believe).
-    coalesce: seconds over which further changes are put together after one was passed on.
-    outliers: when to take out servers that fail calls; None never does, as gRPC's own channels.
-    health: name of the service to ask each endpoint for by grpc.health.v1 Watch, where the registry knows nothing of
-        health; empty asks for the server as a whole, None does not ask.
+    zone: the zone that this client runs in; empty ignores zones.
+    empty: what to do about an answer without a usable endpoint; None means the source's default.
+    coalesce: seconds for which further changes are collected after one was forwarded.
+    outliers: outlier detection; None disables it, as on gRPC's own channels.
+    health: the service to watch on each endpoint with grpc.health.v1, if the registry does not report health; empty means the server
+        as a whole, None disables health checks.
     """
 
     zone: str = ""

@@ -1,11 +1,11 @@
-"""Every exception that this folder raises.
+"""Every exception that this library raises.
 
 DiscoveryError
-├── TargetError          a target, an option or a setting that cannot work (also a ValueError)
+├── TargetError          an invalid target, option, or setting (also a ValueError)
 │   └── CertificateError a TLS file that cannot be used
-├── SourceError          a registry that cannot be read at the moment
-├── RegistrationError    a registry that cannot be written at the moment
-├── NotSyncedError       no first snapshot within the time allowed (also a TimeoutError)
+├── SourceError          a registry cannot be read at the moment
+├── RegistrationError    a registry cannot be written at the moment
+├── NotSyncedError       no first snapshot within the timeout (also a TimeoutError)
 └── ControlPlaneError    the in-process control plane cannot be used: bootstrap, socket, fork
 """
 
@@ -15,7 +15,7 @@ class DiscoveryError(Exception):
 
 
 class TargetError(DiscoveryError, ValueError):
-    """A target, an option or a setting that cannot work, found before anything was started."""
+    """An invalid target, option, or setting, found before anything was started."""
 
 
 class CertificateError(TargetError):
@@ -31,7 +31,7 @@ class CertificateError(TargetError):
 class SourceError(DiscoveryError):
     """A registry cannot be read at the moment; the resolver keeps the last set and tries again.
 
-    `retry_after` is the least time, in seconds, before the next attempt makes sense. None leaves it to the backoff.
+    `retry_after` is the minimum time in seconds until the next attempt. None leaves it to the backoff.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -44,8 +44,8 @@ class RegistrationError(DiscoveryError):
 
 
 class NotSyncedError(DiscoveryError, TimeoutError):
-    """The first snapshot of a target did not arrive within the time allowed."""
+    """The first snapshot of a target did not arrive within the timeout."""
 
 
 class ControlPlaneError(DiscoveryError):
-    """The in-process control plane cannot be used: its socket, the xDS bootstrap, or a fork in between."""
+    """The in-process control plane cannot be used: its socket, the xDS bootstrap, or a fork."""

@@ -1,4 +1,4 @@
-"""Targets that gRPC resolves itself: what is handed to gRPC for them, and with which defaults."""
+"""Targets that gRPC resolves itself: the URI and the default options for them."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from .xds.service_config import OPTION
 Options = Sequence[tuple[str, Any]]
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    # What people who know gRPC set by hand for a headless Service; gRPC's own default is pick_first and no health checking.
+    # The usual settings for a headless Service; gRPC's own default is pick_first without health checks.
     "dns": {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}},
     "passthrough": {"loadBalancingConfig": [{"pick_first": {}}]},
 }
 
 
 def prepare(target: Target, options: Options) -> tuple[str, Options]:
-    """The target and the options for gRPC. A service config of the caller's is completed, never overruled.
+    """The target and the options for gRPC. The caller's service config is extended, never overridden.
 
-    Raises TargetError for xds where no bootstrap names a control plane (gRPC would fail every RPC instead).
+    Raises TargetError for xds if no bootstrap names a control plane (gRPC would fail every RPC instead).
     """
     if target.scheme == "xds" and not users_own(os.environ):
         raise TargetError(
@@ -30,9 +30,9 @@ def prepare(target: Target, options: Options) -> tuple[str, Options]:
         )
     uri = target.text
     if target.scheme == "passthrough":
-        # gRPC's C core has no passthrough resolver and would look the whole text up in DNS; one connection is what is meant.
+        # gRPC's C core has no passthrough resolver and would look the whole text up in DNS.
         uri = f"dns:///{target.name}"
-    # A target without a scheme is what existing code writes: it stays as gRPC has it.
+    # Existing code writes targets without a scheme: they are passed to gRPC unchanged.
     if target.scheme not in _DEFAULTS or not target.text.lower().startswith(f"{target.scheme}:"):
         return uri, options
     given: dict[str, Any] = {}

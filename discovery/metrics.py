@@ -1,6 +1,6 @@
-"""Statuses in, OpenTelemetry metrics out, through the API where it is installed; without it nothing happens.
+"""Statuses in, OpenTelemetry metrics out, if the API is installed; otherwise nothing.
 
-The API alone costs nothing: it is the program that installs an SDK and decides where figures go.
+The API alone costs nothing: the program installs an SDK and decides where metrics go.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ else:
     _lag = _meter.create_histogram(
         "discovery.propagation.duration",
         unit="s",
-        description="From the registry's word to the set being handed to gRPC",
+        description="From a change in the registry to the set being sent to gRPC",
         explicit_bucket_boundaries_advisory=[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
     )
 
@@ -32,7 +32,7 @@ else:
         _lag.record(seconds, {"discovery.target": target})
 
     def observe(statuses: Callable[[], list[Status]]) -> None:
-        """Report on every target of `statuses` whenever somebody collects."""
+        """Report on every target of `statuses` at each collection."""
 
         def gauge(
             name: str, unit: str, description: str, read: Callable[[Status], Iterable[tuple[float, dict[str, str]]]]
@@ -51,16 +51,16 @@ else:
 
             _meter.create_observable_counter(name, [collect], unit=unit, description=description)
 
-        gauge("discovery.endpoints", "{endpoint}", "Endpoints in the set that gRPC was given, by zone and health", _endpoints)
+        gauge("discovery.endpoints", "{endpoint}", "Endpoints in the set that was sent to gRPC, by zone and health", _endpoints)
         gauge(
             "discovery.synced",
             "1",
-            "1 while the source is watched, 0 while the last set is in use",
+            "1 while the source is read, 0 while the last set is in use",
             lambda status: [(int(status.state == "synced"), {})],
         )
-        count("discovery.updates", "{update}", "Sets given to gRPC", lambda status: status.pushes)
-        count("discovery.restarts", "{restart}", "Times that a watch was begun anew", lambda status: status.restarts)
-        count("discovery.refusals", "{refusal}", "Sets that gRPC refused (xDS NACK)", lambda status: status.nacks)
+        count("discovery.updates", "{update}", "Sets sent to gRPC", lambda status: status.pushes)
+        count("discovery.restarts", "{restart}", "Number of times that a watch was restarted", lambda status: status.restarts)
+        count("discovery.refusals", "{refusal}", "Sets that gRPC rejected (xDS NACK)", lambda status: status.nacks)
 
 
 def _endpoints(status: Status) -> Iterable[tuple[float, dict[str, str]]]:

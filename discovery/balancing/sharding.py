@@ -1,8 +1,8 @@
-"""How a large set is split into parts that gRPC rebuilds one at a time. Endpoints in, the part of each out.
+"""Sharding: a large set is split into parts that gRPC rebuilds one at a time. Endpoints in, the part of each out.
 
-At every change gRPC rebuilds the balancer of the whole cluster, so the price of one change grows with the set. Split over
-weighted clusters it grows with the part. The price of splitting: a cluster is chosen once per RPC, so while every endpoint
-of a part is dead but still listed its share of RPCs fails. So parts are large and mixed, and small sets stay whole.
+At every change gRPC rebuilds the balancer of the whole cluster, so the cost of a change grows with the set. Split over weighted
+clusters, it grows with the part. The drawback: a cluster is chosen once per RPC, so while every endpoint of a part is dead but
+still listed, the part's share of RPCs fails. Parts are therefore large and mixed, and small sets are not split.
 """
 
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ WHOLE = 64
 """Sets up to this size are not split."""
 
 SMALLEST_PART = 12
-"""Endpoints in a part, at least about: that so many, mixed, die together while others live is unlikely."""
+"""The approximate minimum of endpoints in a part: so many, mixed, are unlikely to die together while others live."""
 
 
 def part_count(size: int, current: int = 1) -> int:
-    """Into how many parts a set of `size` belongs, a power of two; `current` stays while it is wrong by a factor of two only.
+    """The number of parts for a set of `size`, a power of two; `current` is kept while it is off by at most a factor of two.
 
-    About as many parts as endpoints in a part, because a change costs one part's rebuilding and a walk past the others.
-    Another count moves nearly every endpoint to another part, so a set that hovers around a bound must not flap.
+    About as many parts as endpoints in a part, because a change costs rebuilding one part and iterating over the others. A
+    different number moves almost every endpoint to another part, so a set whose size is near a bound must not flap.
     """
     if size <= WHOLE and (current == 1 or size <= WHOLE // 2):
         return 1
@@ -29,13 +29,13 @@ def part_count(size: int, current: int = 1) -> int:
 
 
 def _power_of_two(number: float) -> int:
-    """The largest that is not larger."""
+    """The largest power of two that is not larger."""
     return 1 << int(number).bit_length() - 1
 
 
 class Parts:
-    """Which endpoint is in which part. Each stays where it is for as long as it is listed, and a new one takes the place of one
-    that went, so that a server that replaces another changes one part. Not thread-safe.
+    """Which endpoint is in which part. An endpoint stays in its part while it is listed, and a new one takes the place of a removed
+    one, so that a replaced server changes one part. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -43,13 +43,13 @@ class Parts:
         self._where: dict[tuple[str, int], int] = {}
 
     def deal(self, endpoints: Iterable[Endpoint], count: int) -> None:
-        """Spread all of them over `count` parts: every zone, and neighbours within it, over all."""
+        """Spread all endpoints over `count` parts: those of each zone, and neighbors in it, over all parts."""
         dealt = sorted(endpoints, key=lambda endpoint: (endpoint.zone, endpoint.address, endpoint.port))
         self.held = [frozenset(dealt[part::count]) for part in range(count)]
         self._where = {endpoint[:2]: part for part, held in enumerate(self.held) for endpoint in held}
 
     def change(self, added: Iterable[Endpoint], removed: Iterable[Endpoint]) -> set[int]:
-        """Take over a change; returns the parts that it touches."""
+        """Apply a change; returns the parts that it affects."""
         held: dict[int, set[Endpoint]] = {}
 
         def part(number: int) -> set[Endpoint]:

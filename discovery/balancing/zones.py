@@ -1,7 +1,7 @@
-"""Which endpoints gRPC should take first. Pure: endpoints and the client's own zone in, priorities out.
+"""Zone preference. Pure: endpoints and the client's own zone in, priorities out.
 
-gRPC's priorities know no partial spill: the next priority serves only when the one before has failed as a whole. So whether
-the own zone is strong enough to stand alone is decided here, on numbers, and otherwise all zones become one priority.
+gRPC's priorities have no partial spill-over: the next priority is used only when the one before has failed as a whole. Whether
+the own zone has enough endpoints is therefore decided here; if not, all zones become one priority.
 """
 
 from collections import Counter
@@ -23,11 +23,11 @@ def usable(endpoints: frozenset[Endpoint]) -> frozenset[Endpoint]:
 
 
 def preference(endpoints: Collection[Endpoint], own_zone: str) -> Preference:
-    """Whether and by what requests should stay near `own_zone`.
+    """Whether calls should stay near `own_zone`, and by which criterion.
 
-    `hints` where the registry has hinted every endpoint and at least one for this zone: it knows the whole cluster's load,
-    as kube-proxy believes too (KEP-2433). `zone` where the own zone has at least half of what an even spread over the zones
-    would give: with fewer, the few would carry a whole zone's clients and be overloaded while others idle.
+    `hints` if the registry has set hints on every endpoint, and at least one for this zone, as kube-proxy requires too (KEP-2433).
+    `zone` if the own zone has at least half of what an even spread over the zones would give: with fewer, they would get the calls
+    of a whole zone's clients and be overloaded while others are idle.
     """
     if not own_zone:
         return ""
@@ -40,7 +40,7 @@ def preference(endpoints: Collection[Endpoint], own_zone: str) -> Preference:
 
 
 def is_near(endpoint: Endpoint, own_zone: str, preferred: Preference) -> bool:
-    """Whether an endpoint belongs to the first priority; all do where nothing is preferred."""
+    """Whether an endpoint belongs to the first priority; all do if nothing is preferred."""
     if preferred == "hints":
         return own_zone in endpoint.hints
     return preferred != "zone" or endpoint.zone == own_zone

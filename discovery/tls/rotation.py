@@ -1,8 +1,8 @@
-"""A channel that outlives its credentials: gRPC's own channel, opened anew for every new set of TLS files.
+"""Certificate rotation: a channel on gRPC's own channel, of which a new one is opened for every new set of TLS files.
 
-gRPC's channel keeps the credentials that it was opened with for ever. So a second one is opened beside it, and takes over when
-it stands: servers have accepted the new certificate by then. Calls under way stay where they are, and the old channel is
-closed behind the last of them. What works for one target works for all, whoever resolves it.
+gRPC's channel keeps its credentials for its lifetime. A second one is therefore opened, and is used once it is connected: servers
+have then accepted the new certificate. Calls in progress stay on the old channel, which is closed after the last of them. This
+works for every target, whether discovery or gRPC resolves it.
 """
 
 import threading
@@ -29,7 +29,7 @@ class Generation(Generic[ChannelType]):
 
 
 class Generations(Generic[ChannelType]):
-    """The channel in use and those that only end their calls. `close` ends one; it may be called on any thread."""
+    """The channel in use, and those that only finish their calls. `close` closes one; it may be called on any thread."""
 
     def __init__(self, first: ChannelType, close: Callable[[ChannelType], None]) -> None:
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class Generations(Generic[ChannelType]):
         self.current = Generation(first)
 
     def enter(self) -> Generation[ChannelType]:
-        """The channel for one call, to be left at its end."""
+        """The channel for one call, to be left when the call ends."""
         with self._lock:
             generation = self.current
             generation.calls += 1
@@ -54,7 +54,7 @@ class Generations(Generic[ChannelType]):
             self._close(generation.channel)
 
     def replace(self, fresh: ChannelType) -> ChannelType:
-        """New calls go to `fresh` from now on; returns the channel before it."""
+        """New calls use `fresh` from now on; returns the previous channel."""
         with self._lock:
             before, self.current = self.current, Generation(fresh)
             before.retired = True
@@ -71,7 +71,7 @@ class Generations(Generic[ChannelType]):
 
 
 class RenewedChannel(grpc.Channel):
-    """`grpc.secure_channel` with files in the place of credentials. `open` is what opens gRPC's channel."""
+    """`grpc.secure_channel` with files in place of credentials. `open` opens gRPC's channel."""
 
     def __init__(self, files: CertificateFiles, open: Callable[[grpc.ChannelCredentials], grpc.Channel]) -> None:
         self._open = open
@@ -93,7 +93,7 @@ class RenewedChannel(grpc.Channel):
             self._renew(files.credentials)
 
     def _renew(self, credentials: grpc.ChannelCredentials) -> None:
-        """Open a channel beside the one in use. It takes over when it stands, or at once where nothing stands that could be lost."""
+        """Open another channel. It is used once it is connected, or immediately if the one in use is not connected."""
         fresh = self._open(credentials)
         with self._lock:
             superseded, self._fresh = self._fresh, fresh
@@ -163,12 +163,12 @@ class RenewedChannel(grpc.Channel):
 
 
 def _close(channel: grpc.Channel) -> None:
-    """On a thread of its own: closing waits for the thread of gRPC's on which a call tells its end."""
+    """On a thread of its own: closing waits for the gRPC thread on which a call reports its end."""
     threading.Thread(target=channel.close, name="discovery closes a channel", daemon=True).start()
 
 
 class _Method:
-    """A method whose answer is a stream. The callable of gRPC's channel is made once for each channel."""
+    """A method whose answer is a stream. The callable of gRPC's channel is created once for each channel."""
 
     def __init__(self, owner: RenewedChannel, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._owner = owner
@@ -186,7 +186,7 @@ class _Method:
         return self._begin(lambda inner: inner(*args, **kwargs))
 
     def _begin(self, begin: Callable[[Any], Any]) -> Any:
-        """A call that goes on after this returns."""
+        """A call that continues after this returns."""
         generations = self._owner.generations
         generation = generations.enter()
         try:

@@ -1,7 +1,7 @@
-"""The xDS bootstrap of this process: what the user set, and our control plane beside it.
+"""The xDS bootstrap of this process: the user's, with our control plane added.
 
 gRPC reads one bootstrap per process (gRFC A27), from the file named by GRPC_XDS_BOOTSTRAP or else from the variable
-GRPC_XDS_BOOTSTRAP_CONFIG. Ours is an authority of its own in it (gRFC A47), so a control plane of the user's goes on working.
+GRPC_XDS_BOOTSTRAP_CONFIG. Ours is a separate authority in it (gRFC A47), so the user's own control plane keeps working.
 """
 
 import json
@@ -16,7 +16,7 @@ FILE = "GRPC_XDS_BOOTSTRAP"
 TEXT = "GRPC_XDS_BOOTSTRAP_CONFIG"
 
 _MARK = "grpc_discovery"
-"""A top-level field, which gRPC ignores: whose entry this is, and whether the user had a bootstrap at all."""
+"""A top-level field, which gRPC ignores: the process that wrote it, and whether the user had a bootstrap."""
 
 
 def users_own(environment: MutableMapping[str, str]) -> bool:
@@ -26,18 +26,18 @@ def users_own(environment: MutableMapping[str, str]) -> bool:
 
 
 def merge(environment: MutableMapping[str, str], server_uri: str) -> None:
-    """Put our control plane at `server_uri` into the bootstrap that gRPC will read from `environment`.
+    """Add our control plane at `server_uri` to the bootstrap that gRPC will read from `environment`.
 
-    The file variable is taken out where it was set, because gRPC would prefer it; its contents are in the text. An entry
-    that a parent process left in the inherited environment is replaced. Raises ControlPlaneError, and changes nothing,
-    where the user's bootstrap cannot be read or an incompatible copy of this library is at work in this process.
+    The file variable is unset, because gRPC would prefer it; the file's contents go into the other variable. An entry from a parent
+    process is replaced. Raises ControlPlaneError, and changes nothing, if the user's bootstrap cannot be read, or if an incompatible
+    copy of this library is in use in this process.
     """
     config = _read(environment)
     mark = config.pop(_MARK, None)
     if mark is not None:
         if mark.get("process") == os.getpid() and mark.get("server_uri") != server_uri:
             raise ControlPlaneError(
-                "another copy of this library, of a version that this one cannot work with, has its control plane in this process, "
+                "another copy of this library, of an incompatible version, has its control plane in this process, "
                 "and gRPC reads one bootstrap per process; bring both copies to the same version"
             )
         if mark.get("alone"):
@@ -50,7 +50,7 @@ def merge(environment: MutableMapping[str, str], server_uri: str) -> None:
         "xds_servers": [server],
     }
     merged = {
-        "xds_servers": [server],  # required; the user's own entry takes its place
+        "xds_servers": [server],  # required; the user's own entry replaces it
         "node": {"id": AUTHORITY},
         **config,
         "authorities": authorities,
@@ -76,6 +76,6 @@ def _read(environment: MutableMapping[str, str]) -> dict[str, Any]:
             raise ValueError("it must be a JSON object, its 'authorities' too")
     except (OSError, ValueError) as error:
         raise ControlPlaneError(
-            f"our control plane cannot be added to the xDS bootstrap: {origin} cannot be used: {error}; mend it or unset it"
+            f"our control plane cannot be added to the xDS bootstrap: {origin} cannot be used: {error}; fix it or unset it"
         ) from None
     return config

@@ -1,7 +1,7 @@
-"""Snapshots in, xDS out: an aggregated discovery service (ADS) inside this process, which gRPC's own xDS client asks.
+"""Snapshots in, xDS out: an aggregated discovery service (ADS) inside this process, for gRPC's own xDS client.
 
-It speaks the State-of-the-World variant of the xDS transport protocol, on a unix socket that only this user can reach. It
-knows names and resources, never registries.
+It implements the State-of-the-World variant of the xDS transport protocol, on a unix socket that only this user can reach. It
+handles names and resources, not registries.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ OnNack = Callable[[str], None]
 
 
 class _DaemonThreads(Executor):
-    """A thread per stream, all daemons: an executor that is joined at exit would hang the interpreter while a channel is open."""
+    """A daemon thread per stream: an executor that is joined at exit would block the interpreter while a channel is open."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -39,7 +39,7 @@ class _DaemonThreads(Executor):
         def run() -> None:
             try:
                 future.set_result(function(*args, **kwargs))
-            except BaseException as error:  # handed to the future's owner, as every executor does
+            except BaseException as error:  # passed to the future's owner, as every executor does
                 future.set_exception(error)
 
         threading.Thread(target=run, name="discovery control plane", daemon=True).start()
@@ -52,15 +52,15 @@ def _daemon_threads() -> Any:
 
 
 INTERFACE = 1
-"""Version of what copies of this library in one process call on each other: `add`, `publish` and `remove` here, and what is used of
-TargetResources and Resource. Raised by a change that an older copy could not work with."""
+"""The version of the interface between copies of this library in one process: `add`, `publish`, and `remove` here, and what they use
+of TargetResources and Resource. Increased by incompatible changes."""
 
 
 class ControlPlane:
-    """One per process, shared by every copy of this library in it. Started by its constructor, ended by `close`; published sets live
+    """One per process, shared by every copy of this library in it. The constructor starts it, `close` stops it; published sets remain
     until `remove`.
 
-    Raises ControlPlaneError where no directory for the socket can be had.
+    Raises ControlPlaneError if there is no directory for the socket.
     """
 
     def __init__(self) -> None:
@@ -84,26 +84,26 @@ class ControlPlane:
         self._server.start()
 
     def add(self, name: str, resources: TargetResources, on_nack: OnNack) -> None:
-        """Begin to serve `name`; nothing is answered before its first `publish`, so that gRPC waits instead of failing."""
+        """Start serving `name`; nothing is sent before its first `publish`, so that gRPC waits instead of failing."""
         with self._lock:
             self._targets[name] = resources
             self._on_nack[name] = on_nack
 
     def publish(self, name: str, snapshot: Snapshot) -> None:
-        """Give gRPC this set. Returns when it is queued; gRPC takes it over some milliseconds later."""
+        """Send gRPC this set. Returns when it is queued; gRPC applies it some milliseconds later."""
         with self._lock:
             target = self._targets.get(name)
             if target is not None and target.update(snapshot):
                 self._wake(name)
 
     def remove(self, name: str) -> None:
-        """Serve `name` no more; for when its last channel was closed."""
+        """Stop serving `name`, after its last channel was closed."""
         with self._lock:
             self._targets.pop(name, None)
             self._on_nack.pop(name, None)
 
     def close(self) -> None:
-        """Stop the server and remove the socket. RPCs of open channels go on with their last set."""
+        """Stop the server and remove the socket. Open channels keep their last set."""
         self.remove_socket()
         self._server.stop(None)
 
@@ -140,7 +140,7 @@ class ControlPlane:
                 with self._lock:
                     stream.subscribe(request)
                     stream.wake.notify()
-        except Exception as error:  # grpc raises a bare Exception when the peer has gone: the stream's ordinary end
+        except Exception as error:  # grpc raises a bare Exception when the peer has gone: the normal end of a stream
             logger.debug("an ADS stream ended: %s", error)
         self._end(stream)
 
@@ -163,7 +163,7 @@ class ControlPlane:
 
 
 class _Stream:
-    """What one stream has subscribed to and was sent. Every method is called with the control plane's lock held."""
+    """The subscriptions of one stream, and what it was sent. Every method is called with the control plane's lock held."""
 
     def __init__(self, wake: threading.Condition) -> None:
         self.wake = wake
@@ -173,8 +173,8 @@ class _Stream:
         self._nonce = 0
 
     def subscribe(self, request: xds.DiscoveryRequest) -> None:
-        """Take over the names of a request. A name that is new in it is answered again, whatever was sent before: gRPC may
-        unsubscribe and subscribe between two of our answers, and has then forgotten what it knew."""
+        """Apply the names of a request. A name that is new in it is answered again, whatever was sent before: gRPC may unsubscribe and
+        subscribe again between two of our answers, and has then dropped what it had."""
         known = self._sent[request.type_url]
         self._sent[request.type_url] = {name: known.get(name, 0) for name in request.resource_names}
         self.targets = {_target_of(name) for names in self._sent.values() for name in names}
@@ -183,7 +183,7 @@ class _Stream:
         return any(self._changed(kind, targets) for kind in self._sent)
 
     def answers(self, targets: dict[str, TargetResources]) -> list[xds.DiscoveryResponse]:
-        """Routes before endpoints, so that a part that runs empty is left before it is emptied."""
+        """Routes before endpoints, so that a part is removed from the route before it becomes empty."""
         found = []
         for kind in (LISTENER, CLUSTER, ASSIGNMENT):
             type_url = TYPE_PREFIX + kind
@@ -198,7 +198,7 @@ class _Stream:
             found.append(
                 xds.DiscoveryResponse(
                     version_info=str(max(resource.version for resource in changed.values())),
-                    # Made anew, because another copy of this library has message classes of its own.
+                    # Created again, because another copy of this library has its own message classes.
                     resources=[xds.Any(type_url=each.body.type_url, value=each.body.value) for each in changed.values()],
                     type_url=type_url,
                     nonce=str(self._nonce),
@@ -225,7 +225,7 @@ def _find(full_name: str, targets: dict[str, TargetResources]) -> Resource | Non
 
 
 def _target_of(full_name: str) -> str:
-    """`xdstp://authority/kind/target[/part]` -> target; a name that is none of ours belongs to no target."""
+    """`xdstp://authority/kind/target[/part]` -> target; any other name belongs to no target."""
     pieces = full_name.split("/")
     return pieces[4] if len(pieces) > 4 else ""
 

@@ -1,7 +1,7 @@
 """Snapshots in, xDS resources out: the Listener, Clusters and ClusterLoadAssignments of one target.
 
-A Listener holds the routes: retry rules, and the clusters over which a set is split, weighted by what they hold. Unchanged
-resources keep their version, so that only what changed is sent and rebuilt.
+A Listener contains the routes: retry policies, and the clusters over which a set is split, weighted by their endpoints. Unchanged
+resources keep their version, so that only changes are sent and rebuilt.
 """
 
 import functools
@@ -32,13 +32,13 @@ _ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 TYPE_PREFIX = "type.googleapis.com/"
 
 _versions = itertools.count(2)
-"""Versions of all targets together: a stream that outlives a target must not take a later one's resource for the old."""
+"""Versions are shared by all targets: a stream that outlives a target must not confuse a later target's resource with it."""
 
 TOLERANCE = 0.1
-"""By how much a part's weight in the route may be wrong. A new route is walked through every part, so it waits for more."""
+"""How inaccurate a part's weight in the route may be. A new route affects every part, so small differences are ignored."""
 
 UNLIMITED = 2**32 - 1
-"""gRPC's default circuit breaker stops the 1,025th concurrent RPC of a cluster; limits are the server's business."""
+"""gRPC's default circuit breaker rejects the 1,025th concurrent RPC of a cluster; limits are left to servers."""
 
 
 def resource_name(kind: str, name: str) -> str:
@@ -47,7 +47,7 @@ def resource_name(kind: str, name: str) -> str:
 
 
 def pack(kind: str, message: Message) -> xds.Any:
-    """A message of ours under Envoy's type URL; serialised the same way every time."""
+    """One of our messages under Envoy's type URL, serialized deterministically."""
     return xds.Any(type_url=TYPE_PREFIX + kind, value=message.SerializeToString(deterministic=True))
 
 
@@ -82,14 +82,14 @@ class TargetResources:
         return cluster(full_name, self._outliers)
 
     def update(self, snapshot: Snapshot) -> bool:
-        """Take over a snapshot; tells whether anything is different on the wire."""
+        """Apply a snapshot; returns whether anything is different on the wire."""
         usable = zones.usable(snapshot.endpoints)
         preferred = zones.preference(usable, self._own_zone)
         count = part_count(len(usable), self._count)
         before = self._changes
         if count != self._count or preferred != self._preferred or self.listener is None:
             if count != self._count:
-                # The parts of the old count stay as they were until gRPC has moved to the new ones.
+                # The old parts stay as they are until gRPC has moved to the new ones.
                 prefix = resource_name(ASSIGNMENT, f"{self._name}/{self._count}-")
                 self.assignments = {name: kept for name, kept in self.assignments.items() if name.startswith(prefix)}
                 self._weights, self._routed = {}, {}
@@ -111,7 +111,7 @@ class TargetResources:
                 self._weights[part] = weight
             else:
                 self._weights.pop(part, None)
-                # A part that has run empty leaves the route; emptied before gRPC has left it, its RPCs would fail.
+                # An empty part is removed from the route; if it became empty before gRPC has dropped it, its RPCs would fail.
                 if self._usable:
                     continue
             body = pack(ASSIGNMENT, assignment)
@@ -128,11 +128,11 @@ class TargetResources:
         message = xds.ClusterLoadAssignment(cluster_name=full_name)
         first_priority = sum(share * len(group) for (remote, share), group in groups.items() if not remote)
         for (remote, share), group in sorted(groups.items()):
-            # round_robin knows no weights of endpoints, only of localities: so equal weights make a locality.
+            # round_robin ignores weights of endpoints, but not of localities: endpoints of equal weight form a locality.
             locality = message.endpoints.add(
                 locality=xds.Locality(zone=f"{'remote' if remote else 'own' if self._preferred else 'all'}-{share}"),
                 load_balancing_weight=xds.UInt32Value(value=share * len(group)),  # gRPC drops a locality without a weight
-                priority=1 if remote and first_priority else 0,  # a gap in priorities is refused
+                priority=1 if remote and first_priority else 0,  # a gap in priorities is rejected
             )
             for endpoint in sorted(group):
                 socket = xds.SocketAddress(address=endpoint.address, port_value=endpoint.port)
@@ -182,7 +182,7 @@ def _alike(weights: Mapping[int, int], routed: Mapping[int, int]) -> bool:
 
 
 def _routes(service_config: ServiceConfig, clusters: xds.WeightedCluster) -> list[xds.Route]:
-    """In the order in which gRPC tries them; the last fits every call. No timeouts: gRPC fires them 1.67 s early."""
+    """In the order in which gRPC tries them; the last one matches every call. No timeouts: gRPC fires them 1.67 s early."""
     plain = xds.RouteAction(weighted_clusters=clusters)
     routes = []
     if service_config.rules:
@@ -209,7 +209,7 @@ def _retry_policy(retry: Retry) -> xds.RetryPolicy:
 
 @functools.lru_cache(maxsize=4096)
 def cluster(full_name: str, outliers: Outliers | None) -> Resource:
-    """The Cluster of a part. It says the same for ever, so it exists for every name of ours that gRPC asks for."""
+    """The Cluster of a part. It never changes, so it exists for every one of our names that gRPC requests."""
     assignment = full_name.replace(CLUSTER, ASSIGNMENT)
     message = xds.Cluster(
         name=full_name,
@@ -225,8 +225,8 @@ def cluster(full_name: str, outliers: Outliers | None) -> Resource:
 
 
 def _outlier_detection(outliers: Outliers) -> xds.OutlierDetection:
-    """By the share of failed calls. The success rate would compare servers among themselves and takes out one that is merely
-    below the others; what Envoy counts in a row (consecutive_5xx) gRPC ignores."""
+    """By the percentage of failed calls. The success rate would compare servers with each other and eject one that is merely below the
+    others; gRPC ignores Envoy's count of consecutive failures (consecutive_5xx)."""
     return xds.OutlierDetection(
         interval=_duration(outliers.interval),
         base_ejection_time=_duration(outliers.ejection),

@@ -1,7 +1,7 @@
-"""What lives as long as channels want it: resolvers and the control plane, one of each kind shared by a process.
+"""What channels share in a process: resolvers and the control plane.
 
-A channel takes a `Lease` on its target and gives it back when it is closed or forgotten. The first lease on a target starts
-its source, the last one ends it. This file holds the only mutable state of the folder that is not owned by an object.
+A channel acquires a `Lease` on its target and releases it when it is closed or garbage-collected. The first lease on a target starts
+its source, the last one stops it. This file has the library's only mutable state that is not owned by an object.
 """
 
 import atexit
@@ -34,12 +34,12 @@ logger = logging.getLogger(__package__)
 
 @dataclass(frozen=True)
 class Key:
-    """What channels must agree on to share a resolver."""
+    """What channels that share a resolver have in common."""
 
     target: Target
     config: Config
     credentials: Credentials | None = field(default=None, compare=False)
-    """How the endpoints' health is asked; not compared, because credentials have no equality."""
+    """How endpoints are health-checked; not compared, because credentials have no equality."""
     authority: str = field(default="", compare=False)
     """The name that certificates must carry."""
     secure: bool = False
@@ -52,7 +52,7 @@ class _Shared:
 
 
 class Lease:
-    """A share in a target. `uri` is what the channel must be opened on."""
+    """A share in a target. `uri` is what the channel is opened on."""
 
     def __init__(self, process: "_Process", key: Key, name: str) -> None:
         self.uri = f"xds://{AUTHORITY}/{name}"
@@ -62,16 +62,16 @@ class Lease:
 
     @property
     def forked(self) -> bool:
-        """Whether this process was forked off while channels were open: nothing of gRPC may be touched then."""
+        """Whether this process was forked while channels were open: gRPC must not be used then."""
         return self._process.forked
 
     def check(self) -> None:
-        """Raises ControlPlaneError in a process that was forked off while channels were open."""
+        """Raises ControlPlaneError in a process that was forked while channels were open."""
         if self._process.forked:
             raise ControlPlaneError(_FORKED)
 
     def release(self) -> None:
-        """Give the share back; a second time does nothing."""
+        """Release the share; a second time does nothing."""
         self._release()
 
 
@@ -82,11 +82,11 @@ _FORKED = (
 
 
 _COPIES = f"_grpc_discovery_{INTERFACE}"
-"""The name in sys.modules under which the copies of this library that one process has imported find each other."""
+"""The name in sys.modules by which copies of this library in one process find each other."""
 
 
 def _shared_plane() -> ControlPlane:
-    """The control plane of this process, which its first copy of this library has started: gRPC reads one bootstrap per process.
+    """The control plane of this process, started by the first copy of this library: gRPC reads one bootstrap per process.
 
     Raises ControlPlaneError.
     """
@@ -178,7 +178,7 @@ class _Process:
             self._plane.remove_socket()
 
     def after_fork(self) -> None:
-        """In the child. The lock may be held by a thread that exists no more, so it is made anew."""
+        """In the child. The lock may be held by a thread that no longer exists, so it is replaced."""
         self._lock = threading.RLock()
         copies = sys.modules.setdefault(_COPIES, types.ModuleType(_COPIES)).__dict__
         copies["lock"] = threading.Lock()
@@ -190,9 +190,9 @@ class _Process:
 
 
 def _name(key: Key, service_config: ServiceConfig) -> str:
-    """A name that people recognise in channelz and CSDS, and that no other combination has."""
+    """A unique name that is recognizable in channelz and CSDS."""
     readable = re.sub(r"[^a-z0-9.]+", "-", f"{key.target.scheme}.{key.target.name}".lower())[:60].strip("-.")
-    # asdict, because a password is no part of a repr.
+    # asdict, because a password is not part of a repr.
     digest = hashlib.sha256(repr((__package__, key.target, asdict(key.config), key.secure, service_config)).encode()).hexdigest()[
         :10
     ]
@@ -200,21 +200,21 @@ def _name(key: Key, service_config: ServiceConfig) -> str:
 
 
 process = _Process()
-"""The one of this process."""
+"""This process's own."""
 
 
 def status(target: str, *, config: Config | None = None) -> Status:
-    """What is known of a target that has an open channel in this process; `config` where channels on it differ in theirs.
+    """The status of a target with an open channel in this process; pass `config` if channels on it have different ones.
 
-    Raises TargetError where no channel is open on it.
+    Raises TargetError if no channel is open on it.
     """
     return process.resolver(parse(target), config).status
 
 
 def wait_until_synced(target: str, timeout: float, *, config: Config | None = None) -> None:
-    """Block until the first set of a target with an open channel was given to gRPC: what readiness means.
+    """Block until the first set of a target with an open channel was sent to gRPC; for readiness.
 
-    Raises NotSyncedError with the reason after `timeout` seconds, TargetError where no channel is open on it.
+    Raises NotSyncedError with the reason after `timeout` seconds, TargetError if no channel is open on it.
     """
     process.resolver(parse(target), config).wait_until_synced(timeout)
 

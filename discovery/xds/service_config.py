@@ -1,7 +1,7 @@
-"""What a caller's gRPC service config asks for, as far as xDS can do it: JSON in, retry rules out.
+"""The caller's gRPC service config, as far as xDS supports it: JSON in, retry policies out.
 
-Under `xds:///` gRPC ignores a service config without a word. So that existing code keeps its retries when only its target
-changes, the retry policies are read here and become route rules; what cannot be carried over is said in a warning.
+With `xds:///` gRPC silently ignores a service config. The retry policies are therefore read here and become routes, so that existing
+code keeps them when only its target changes. A warning names what has no counterpart.
 """
 
 import json
@@ -19,7 +19,7 @@ logger = logging.getLogger(__package__)
 OPTION = "grpc.service_config"
 
 NO_RETRY = ("discovery-retry", "off")
-"""Metadata of a call that must not be retried, whatever its method's policy: what a retry throttle adds."""
+"""Metadata of a call that must not be retried, whatever its method's policy; for a retry throttle."""
 
 RETRY_ON = {
     "CANCELLED": "cancelled",
@@ -40,7 +40,7 @@ _NUMBERS = {1: "CANCELLED", 4: "DEADLINE_EXCEEDED", 8: "RESOURCE_EXHAUSTED", 13:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A retry policy. attempts: all together, 2 to 5.   on: status codes in xDS's spelling.   backoffs in seconds."""
+    """A retry policy. attempts: the first included, 2 to 5.   on: status codes in xDS's spelling.   backoffs in seconds."""
 
     attempts: int
     on: tuple[str, ...]
@@ -50,7 +50,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The policy of the calls whose path is `path`, or begins with it where it ends in '/' or is empty."""
+    """The policy of the calls whose path is `path`, or starts with it if it ends in '/' or is empty."""
 
     path: str
     retry: Retry
@@ -58,8 +58,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """What was understood. health: the service whose health is to be watched (healthCheckConfig), None if not named.
-    outliers: what the balancer outlier_detection_experimental was told, None where it is not asked for."""
+    """The parsed config. health: the service to health-check (healthCheckConfig), None if not set.
+    outliers: the configuration of outlier_detection_experimental, None if not set."""
 
     rules: tuple[Rule, ...] = ()
     health: str | None = None
@@ -67,7 +67,7 @@ class ServiceConfig:
 
 
 def read_service_config(options: Sequence[tuple[str, Any]]) -> ServiceConfig:
-    """Read the service config among channel options. Raises TargetError where it is not valid JSON or of a wrong form."""
+    """Read the service config from channel options. Raises TargetError if it is not valid JSON or malformed."""
     texts = [value for name, value in options if name == OPTION]
     if not texts:
         return ServiceConfig()
@@ -83,14 +83,14 @@ def read_service_config(options: Sequence[tuple[str, Any]]) -> ServiceConfig:
         raise TargetError(
             f"the option {OPTION} cannot be read: {type(error).__name__}: {error}; it must be a gRPC service config in JSON"
         ) from None
-    # A longer path is the closer match; gRPC takes the first route that fits.
+    # A longer path is more specific; gRPC uses the first route that matches.
     return ServiceConfig(
         tuple(sorted(rules, key=lambda rule: (rule.path.endswith("/") or not rule.path, -len(rule.path)))), health, outliers
     )
 
 
 def service_config_problems(text: str) -> Iterator[str]:
-    """Mistakes in a service config that gRPC's core ignores without a word, a sentence each, to stand after the config's name."""
+    """Mistakes in a service config that gRPC's core ignores silently: a sentence for each, to follow the config's name."""
     try:
         config: dict[str, Any] = json.loads(text)
         yield from _unknown(
@@ -169,7 +169,7 @@ def _seconds(text: str) -> float:
 
 
 def _outliers(config: Mapping[str, Any]) -> Outliers | None:
-    """The balancer's failurePercentageEjection, with the defaults that it has (gRFC A50)."""
+    """The balancer's failurePercentageEjection, with its defaults (gRFC A50)."""
     found = [entry[_OUTLIERS] for entry in config.get("loadBalancingConfig", ()) if _OUTLIERS in entry][:1]
     if not found or "failurePercentageEjection" not in found[0]:
         return None
@@ -197,7 +197,7 @@ def _warn(config: Mapping[str, Any]) -> None:
         named = [name for entry in around.get("childPolicy", ()) for name in entry] or ["nothing"]
         if "successRateEjection" in around:
             logger.warning(
-                "the service config's successRateEjection has no effect on discovery's targets: they go by failurePercentageEjection"
+                "the service config's successRateEjection has no effect on discovery's targets: they use failurePercentageEjection"
             )
     if named[0] != "round_robin":
         logger.warning(

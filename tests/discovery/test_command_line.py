@@ -42,7 +42,7 @@ def test_resolve_as_json_is_one_document() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
-        (("resolve", "dns:///x:80"), 2, "resolved by gRPC itself, out of our sight; try dns-poll:///x:80"),
+        (("resolve", "dns:///x:80"), 2, "resolved by gRPC itself and cannot be shown; try dns-poll:///x:80"),
         (("resolve", "static:///x"), 2, "'x' is not host:port"),
         (("watch", "nowhere:///x"), 2, "scheme 'nowhere' is unknown"),
         (("resolve", "manual:///x", "--timeout", "0.1"), 1, "has no endpoints after 0.1 s: the registry has not answered yet"),

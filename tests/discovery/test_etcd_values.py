@@ -222,7 +222,7 @@ def test_a_watch_that_the_member_ends_is_an_error(script: list[wire.WatchRespons
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"endpoints": ()}, "names no member"),
+        ({"endpoints": ()}, "has no member"),
         ({"certificate": "c.pem"}, r"Etcd\(certificate=\.\.\.\) needs key"),
         ({"key": "k.pem"}, r"Etcd\(key=\.\.\.\) needs certificate"),
         ({"user": "app"}, r"Etcd\(user=\.\.\.\) needs password"),

@@ -203,7 +203,7 @@ def test_an_xds_target_without_a_bootstrap_is_refused_even_beside_ours(server: S
 def test_a_bootstrap_that_cannot_be_merged_is_an_error_and_stays_as_it_was(environment: dict[str, str], named: str) -> None:
     """Never a silent loss of somebody's control plane."""
     before = dict(environment)
-    with pytest.raises(ControlPlaneError, match="mend it or unset it") as error:
+    with pytest.raises(ControlPlaneError, match="fix it or unset it") as error:
         bootstrap.merge(environment, "unix:/ads")
     assert named in str(error.value)
     assert environment == before
