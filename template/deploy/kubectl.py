@@ -58,11 +58,11 @@ _NO_CREDENTIALS = (
     "provide credentials",
     "Unauthorized",
     "error: EOF",
-)  # it asks for a name where it has none, and nobody answers
+)  # it prompts for a user name, and there is no terminal
 
 
 def sentence(said: str) -> str:
-    """What to tell a person about an error of kubectl's."""
+    """A sentence about what kubectl printed on failing."""
     lines = [line for line in said.strip().splitlines() if line and not re.match(r"[EWI]\d{4} ", line)] or ["no reason given"]
     last = lines[-1].removeprefix("error: ").removeprefix("Error from server ").strip()
     if any(sign in said for sign in _NO_ANSWER):

@@ -1,4 +1,4 @@
-"""What is wrong with pods, in sentences, and which of them serve."""
+"""What keeps pods from becoming ready, in sentences, and which of them are."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _PULL = "the image {image} cannot be pulled ({message}); {remedy}"
 _REMEDIES = {
     "etcd": "set ETCD_IMAGE to one that the cluster can pull, or load it into the cluster first",
 }
-"""For what is not built here, by the container's name."""
+"""For images that are not built here, by the container's name."""
 
 _REMEDY = (
     "push it (make push), set IMAGE to one that the cluster can pull, or LOAD_IMAGE to the command that loads an image into "
@@ -29,7 +29,7 @@ WAITING = {
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Problem:
     """What keeps a pod from becoming ready. fatal: until somebody acts; the others may end by themselves."""
 
     text: str
@@ -42,15 +42,15 @@ _LATE = "failed to sync"
 _REVISION = "deployment.kubernetes.io/revision"
 
 
-def troubles(kubectl: Kubectl, kind: str, items: list[dict[str, Any]], selector: str) -> list[Trouble]:
-    """Of the pods that Deployments or StatefulSets (`items` of `kind`) have made last: what is wrong with older ones will go with them."""
+def problems(kubectl: Kubectl, kind: str, items: list[dict[str, Any]], selector: str) -> list[Problem]:
+    """Of the newest pods of Deployments or StatefulSets (`items` of `kind`): what is wrong with older ones goes away with them."""
     newest = _newest(kubectl, kind, items, selector)
     pods = [pod for pod in kubectl.get("pods", selector).get("items", []) if "deletionTimestamp" not in pod["metadata"]]
-    return [found for pod in pods if newest & set(pod["metadata"]["labels"].values()) for found in _troubles(kubectl, pod)]
+    return [found for pod in pods if newest & set(pod["metadata"]["labels"].values()) for found in _problems(kubectl, pod)]
 
 
 def _newest(kubectl: Kubectl, kind: str, items: list[dict[str, Any]], selector: str) -> set[str]:
-    """The hashes that the newest pods carry as a label."""
+    """The hashes that the newest pods have as a label."""
     if kind == "statefulset":
         return {item["status"]["updateRevision"] for item in items if "updateRevision" in item.get("status", {})}
     revisions = {item["metadata"]["uid"]: item["metadata"].get("annotations", {}).get(_REVISION) for item in items}
@@ -62,25 +62,25 @@ def _newest(kubectl: Kubectl, kind: str, items: list[dict[str, Any]], selector: 
     }
 
 
-def _troubles(kubectl: Kubectl, pod: dict[str, Any]) -> Iterator[Trouble]:
+def _problems(kubectl: Kubectl, pod: dict[str, Any]) -> Iterator[Problem]:
     name = pod["metadata"]["name"]
     for condition in pod["status"].get("conditions", []):
         if condition.get("reason") == "Unschedulable":
-            yield Trouble(f"pod {name} finds no node: {condition['message']}", fatal=False)
+            yield Problem(f"pod {name} finds no node: {condition['message']}", fatal=False)
     for container in pod["status"].get("containerStatuses", []):
         waiting = container["state"].get("waiting", {})
         reason, message = waiting.get("reason", ""), " ".join(waiting.get("message", "no message").split())
         if reason in WAITING:
             remedy = _REMEDIES.get(container["name"], _REMEDY)
             text = f"pod {name}: " + WAITING[reason].format(image=container["image"], message=message, remedy=remedy)
-            yield Trouble(text, fatal=_LATE not in message)
+            yield Problem(text, fatal=_LATE not in message)
         elif reason == "CrashLoopBackOff":
             ended = container.get("lastState", {}).get("terminated", {})
-            text = f"pod {name} ends again and again, with status {ended.get('exitCode', '?')}: {_last_words(kubectl, name)}"
-            yield Trouble(text, fatal=True)
+            text = f"pod {name} ends again and again, with status {ended.get('exitCode', '?')}: {_last_line(kubectl, name)}"
+            yield Problem(text, fatal=True)
 
 
-def _last_words(kubectl: Kubectl, pod: str) -> str:
+def _last_line(kubectl: Kubectl, pod: str) -> str:
     """The last line that it has printed."""
     try:
         lines = kubectl.call("logs", pod, "--previous", "--tail=5").strip().splitlines()

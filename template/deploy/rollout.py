@@ -14,40 +14,40 @@ from typing import Any
 
 from .kubectl import Kubectl
 from .manifests import CLIENT, MODE, NAME, PART_OF, SERVER, render
-from .pods import troubles
+from .pods import problems
 from .site import RefusedError, Site
 
 KINDS = (
     "deployments,statefulsets,services,configmaps,serviceaccounts,roles,rolebindings,"
     "poddisruptionbudgets,networkpolicies,horizontalpodautoscalers"
 )
-"""All kinds that an overlay or a component may have; what owns other objects takes these with it."""
+"""All kinds that an overlay or a component may have; deleting one deletes what it owns."""
 
 REGISTERING = ("etcd", "etcd-external")
 """Modes in which servers register themselves."""
 
 SILENCE = 30.0
-"""Seconds for which an API server may be away while a rollout is waited for."""
+"""Seconds for which an API server may be unreachable during a rollout."""
 
 
 @dataclass
 class Rollout:
-    """One deployment. living: the Deployments that exist already, by name."""
+    """One deployment. existing: the Deployments that are there already, by name."""
 
     kubectl: Kubectl
     site: Site
     image: str
-    living: dict[str, dict[str, Any]] = field(default_factory=dict)
+    existing: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def look(self) -> None:
         """Read what is there."""
         found = self.kubectl.get("deployments", f"--selector={PART_OF}")
-        self.living = {item["metadata"]["name"]: item for item in found.get("items", [])}
+        self.existing = {item["metadata"]["name"]: item for item in found.get("items", [])}
 
     def render(self, *, last: bool = True) -> str:
         """What to apply; at the last with the mode's own pace."""
-        counts = {name: int(item["spec"]["replicas"]) for name, item in self.living.items() if name in (SERVER, CLIENT)}
-        pace = 0 if last else int(self.living.get(SERVER, {}).get("spec", {}).get("minReadySeconds", 0))
+        counts = {name: int(item["spec"]["replicas"]) for name, item in self.existing.items() if name in (SERVER, CLIENT)}
+        pace = 0 if last else int(self.existing.get(SERVER, {}).get("spec", {}).get("minReadySeconds", 0))
         wanted = render(self.kubectl, self.site, self.image, counts)
         own = next((int(line.split(":")[1]) for line in wanted.splitlines() if line.startswith("  minReadySeconds:")), 0)
         return wanted if pace <= own else render(self.kubectl, self.site, self.image, counts, pace)
@@ -57,7 +57,7 @@ class Rollout:
         self._apply(self.render(), "--dry-run=server")
 
     def run(self) -> None:
-        """Apply, wait, prune. Raises RefusedError where pods do not become ready; the old ones then go on."""
+        """Apply, wait, delete what is unwanted. Raises RefusedError where pods do not become ready; the old ones then go on."""
         first, then = self._order()
         manifests = self.render(last=False)
         known = self._apply(manifests, "--dry-run=server")
@@ -72,7 +72,7 @@ class Rollout:
             self.kubectl.call("delete", name, "--ignore-not-found", "--wait=false")
 
     def _order(self) -> tuple[str, str]:
-        before = self.living.get(SERVER, {}).get("metadata", {}).get("annotations", {}).get(MODE, "")
+        before = self.existing.get(SERVER, {}).get("metadata", {}).get("annotations", {}).get(MODE, "")
         leaves = before in REGISTERING and self.site.discovery not in REGISTERING
         return (CLIENT, SERVER) if leaves else (SERVER, CLIENT)
 
@@ -82,7 +82,7 @@ class Rollout:
         return self.kubectl.call("apply", "--filename=-", *who, *arguments, given=manifests).split()
 
     def unwanted(self, wanted: list[str]) -> list[str]:
-        """What bears the project's label and is not wanted."""
+        """What has the project's label and is not wanted."""
         return [name for name in labelled(self.kubectl) if name not in wanted]
 
     def wait(self, kind: str, name: str = "") -> None:
@@ -91,7 +91,7 @@ class Rollout:
 
 
 def labelled(kubectl: Kubectl, kinds: str = KINDS) -> list[str]:
-    """All objects of the project, as kind.group/name. Kinds that one may not even list are none of ours."""
+    """All objects of the project, as kind.group/name. A kind that may not be listed has none."""
     try:
         return kubectl.call("get", kinds, f"--selector={PART_OF}", "--output=name").split()
     except RefusedError:
@@ -108,7 +108,7 @@ def wait(kubectl: Kubectl, kind: str, name: str, seconds: float) -> None:
         try:
             items = kubectl.get(kind, selector).get("items", [])
             # Before its controller has seen a change, the newest pods of a Deployment are still those of before.
-            found = troubles(kubectl, kind, items, selector) if all(_observed(item) for item in items) else []
+            found = problems(kubectl, kind, items, selector) if all(_observed(item) for item in items) else []
             answered = time.monotonic()
         except RefusedError:
             # An API server that restarts does not end a rollout.
@@ -119,10 +119,10 @@ def wait(kubectl: Kubectl, kind: str, name: str, seconds: float) -> None:
         waiting = [text for item in items if (text := _lacking(item))]
         if not waiting:
             return
-        for trouble in found:
-            if trouble.fatal:
-                raise RefusedError(trouble.text)
-        if (text := "; ".join([*waiting, *(trouble.text for trouble in found)])) != told:
+        for problem in found:
+            if problem.fatal:
+                raise RefusedError(problem.text)
+        if (text := "; ".join([*waiting, *(problem.text for problem in found)])) != told:
             print(told := text, flush=True)
         if time.monotonic() > until:
             raise RefusedError(f"{text}; not more within TIMEOUT={seconds:g} seconds")

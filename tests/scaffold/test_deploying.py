@@ -41,7 +41,7 @@ def modules() -> Iterator[ModuleType]:
         ({"PATH": "/nowhere"}, ["'kubectl' is not on PATH; install it"]),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence(variables: dict[str, str], words: list[str]) -> None:
+def test_a_mistake_is_reported_in_one_sentence(variables: dict[str, str], words: list[str]) -> None:
     """With the variable, its value, and what to write."""
     done = deploy("deploy", variables=variables)
     assert done.returncode == 1
@@ -52,18 +52,18 @@ def test_a_mistake_is_told_in_one_sentence(variables: dict[str, str], words: lis
 
 
 @NEEDS_KUBECTL
-def test_a_number_of_servers_that_is_none_is_told() -> None:
+def test_a_number_of_servers_that_is_none_is_reported() -> None:
     """`make scale` without N."""
     assert deploy("scale", "").stderr == "make scale: N= is not a number of servers; write for example make scale N=5\n"
 
 
-def test_the_cluster_is_made_by_kind_or_the_lack_of_it_is_told() -> None:
+def test_the_cluster_is_made_by_kind_or_the_lack_of_it_is_reported() -> None:
     """Either way, the command line says with what."""
     assert "'kind' is not on PATH; it makes clusters" in deploy("cluster", variables={"PATH": "/nowhere"}).stderr
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("printed", "reported"),
     [
         (
             "The connection to the server localhost:8080 was refused - did you specify the right host or port?",
@@ -79,12 +79,12 @@ def test_the_cluster_is_made_by_kind_or_the_lack_of_it_is_told() -> None:
         ("", "kubectl says: no reason given"),
     ],
 )
-def test_what_kubectl_says_becomes_a_sentence(modules: ModuleType, said: str, told: str) -> None:
+def test_what_kubectl_says_becomes_a_sentence(modules: ModuleType, printed: str, reported: str) -> None:
     """That says what to do."""
-    assert modules.kubectl.sentence(said).startswith(told)
+    assert modules.kubectl.sentence(printed).startswith(reported)
 
 
-def living(mode: str, *, replicas: int = 3, min_ready: int = 0) -> dict[str, Deployment]:
+def existing(mode: str, *, replicas: int = 3, min_ready: int = 0) -> dict[str, Deployment]:
     """Deployments as the cluster has them."""
     spec = {"replicas": replicas, "minReadySeconds": min_ready}
     annotations = {"discovery-mode": mode}
@@ -100,20 +100,20 @@ def rollout(modules: ModuleType, mode: str, before: dict[str, Deployment]) -> An
 def test_servers_roll_first_unless_they_leave_a_registry_that_clients_still_read(modules: ModuleType, mode: str) -> None:
     """In the other order there would be a moment at which clients find nobody."""
     assert rollout(modules, mode, {})._order() == (SERVER, CLIENT)
-    assert rollout(modules, mode, living("dns"))._order() == (SERVER, CLIENT)
+    assert rollout(modules, mode, existing("dns"))._order() == (SERVER, CLIENT)
     leaves = not mode.startswith("etcd")
-    assert rollout(modules, mode, living("etcd"))._order() == ((CLIENT, SERVER) if leaves else (SERVER, CLIENT))
+    assert rollout(modules, mode, existing("etcd"))._order() == ((CLIENT, SERVER) if leaves else (SERVER, CLIENT))
 
 
 @NEEDS_KUBECTL
 def test_a_rollout_keeps_the_number_of_pods_and_the_slower_pace(modules: ModuleType) -> None:
     """Clients of the old mode may need longer to see a new server; the last step takes the new mode's own pace."""
-    change = rollout(modules, "passthrough", living("native-dns", replicas=7, min_ready=70))
+    change = rollout(modules, "passthrough", existing("native-dns", replicas=7, min_ready=70))
     assert "minReadySeconds: 70" in change.render(last=False)
     assert "minReadySeconds" not in change.render()
     assert "replicas: 7" in change.render()
     assert "replicas: 7" not in rollout(modules, "passthrough", {}).render()
-    slow = rollout(modules, "native-dns", living("passthrough"))
+    slow = rollout(modules, "native-dns", existing("passthrough"))
     assert "minReadySeconds: 70" in slow.render(last=False)
 
 
@@ -157,9 +157,9 @@ def test_only_the_newest_pods_end_a_rollout_and_only_for_what_stays_so(
     """Those of before go by themselves, and a node that has not read a ConfigMap yet tries again."""
     pods = [waiting_pod("old", "ImagePullBackOff", "no such image"), waiting_pod("new", reason, message)]
     sets = [replica_set("old", "1"), replica_set("new", "2")]
-    told: Any = SimpleNamespace(get=lambda kind, *_: {"items": {"pods": pods, "replicasets": sets}[kind]})
+    kubectl: Any = SimpleNamespace(get=lambda kind, *_: {"items": {"pods": pods, "replicasets": sets}[kind]})
     deployment = {"metadata": {"uid": "u", "annotations": {"deployment.kubernetes.io/revision": "2"}}}
-    [found] = modules.pods.troubles(told, "deployment", [deployment], "")
+    [found] = modules.pods.problems(kubectl, "deployment", [deployment], "")
     assert "pod-new" in found.text
     assert found.fatal is fatal
 
@@ -170,7 +170,7 @@ def test_only_the_newest_pods_end_a_rollout_and_only_for_what_stays_so(
 def test_an_image_that_cannot_be_pulled_names_its_own_setting(modules: ModuleType, container: str, setting: str) -> None:
     """The trial etcd's image is another one than the pair's."""
     found: list[dict[str, Any]] = [waiting_pod("new", "ImagePullBackOff", "no such image", container)]
-    told: Any = SimpleNamespace(get=lambda kind, *_: {"items": found if kind == "pods" else [replica_set("new", "1")]})
+    kubectl: Any = SimpleNamespace(get=lambda kind, *_: {"items": found if kind == "pods" else [replica_set("new", "1")]})
     deployment = {"metadata": {"uid": "u", "annotations": {"deployment.kubernetes.io/revision": "1"}}}
-    [trouble] = modules.pods.troubles(told, "deployment", [deployment], "")
-    assert setting in trouble.text
+    [problem] = modules.pods.problems(kubectl, "deployment", [deployment], "")
+    assert setting in problem.text
