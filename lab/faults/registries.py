@@ -5,7 +5,6 @@ import asyncio
 import functools
 import os
 import shlex
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,86 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from discovery import Config, Dns, Etcd, Kubernetes
 from discovery.config import Remember
 from lab.load import Options
-from lab.servers import Server
 from tests.discovery import cluster_api
 from tests.discovery.conformance.dns import DnsRegistry
-from tests.discovery.conformance.etcd import EtcdRegistry
-from tests.discovery.conformance.kubernetes import KubernetesRegistry
-from tests.discovery.etcd_server import EtcdServer
 
 from . import garbage
 from .catalog import Row, fault
 from .harness import Harness
-
-REFRESH = 1.0
-"""Seconds from one question of dns-poll to the next, in the place of 5, so that a run is shorter."""
-
-
-class Listed:
-    """Three servers that a registry lists and a client calls, and a fourth place."""
-
-    def __init__(self, harness: Harness, registry: Any, all_four: list[Server], config: Config) -> None:
-        self.harness = harness
-        self.registry = registry
-        self.servers = all_four
-        self.config = config
-
-    @classmethod
-    async def on(cls, harness: Harness, make: Callable[[], Any], own: str = "127.0.0.1") -> "Listed":
-        """A registry of the conformance suite, listing a, b and c; no calls yet."""
-        registry = await asyncio.to_thread(make)
-        harness.at_end(registry.close)
-        if isinstance(registry, DnsRegistry):
-            all_four = harness.placed(*(f"127.0.1.{number}" for number in range(1, 5)), one_port=True)
-            registry._port = all_four[0].port  # one port for all, as pods have it
-        else:
-            all_four = harness.placed(*[own] * 4)
-        await asyncio.gather(*(server.start() for server in all_four[:3]))
-        # Where it is, with the times of production but for the refresh.
-        theirs = registry.config()
-        etcd, kubernetes = Etcd(endpoints=theirs.etcd.endpoints), Kubernetes(kubeconfig=theirs.kubernetes.kubeconfig)
-        config = Config(dns=Dns(refresh=REFRESH, servers=theirs.dns.servers), etcd=etcd, kubernetes=kubernetes)
-        listed = cls(harness, registry, all_four, config)
-        await listed.list("a", "b", "c")
-        harness.target = registry.target()
-        return listed
-
-    async def list(self, *names: str) -> None:
-        places = [(server.address, server.port) for server in self.servers if server.name in names]
-        await asyncio.to_thread(self.registry.set, places)
-
-    async def call(self) -> None:
-        await self.harness.call(options=Options(config=self.config))
-        await self.harness.served_by("a", "b", "c")
-
-    async def lost(self, away: Callable[[], object], back: Callable[[], object]) -> Row:
-        """The registry goes; c dies, d comes; it is back. No call may fail; d must be called."""
-        harness = self.harness
-        harness.mark()
-        await asyncio.to_thread(away)
-        await harness.until(lambda: not harness.status().startswith("synced"), "a status that says so")
-        noticed = time.monotonic() - harness.marked
-        harness.keep_status()
-        self.servers[2].kill()
-        await self.servers[2].ended()
-        await self.servers[3].start()
-        await self.list("a", "b", "d")
-        await asyncio.to_thread(back)
-        mended = time.monotonic()
-        await harness.served_by("a", "b", "d")
-        harness.recovered_since(mended)
-        return harness.row(not harness.failed(), f"noticed after {noticed:.1f} s; over counts from the registry's return")
-
+from .listed import Listed, etcd_member, listed_by, on_etcd, on_kubernetes
 
 _PROMISE = "No call fails while it is away, though a server dies meanwhile; when it is back, what has changed is called."
 
 
 def _lost(kind: str) -> Callable[[Harness], Any]:
     async def run(harness: Harness) -> Row:
-        listed = await _listed(harness, kind)
+        listed = await listed_by(harness, kind)
         await listed.call()
         return await listed.lost(listed.registry.down, listed.registry.up)
 
@@ -103,7 +38,7 @@ def _lost(kind: str) -> Callable[[Harness], Any]:
 
 def _hangs(kind: str) -> Callable[[Harness], Any]:
     async def run(harness: Harness) -> Row:
-        listed = await _listed(harness, kind)
+        listed = await listed_by(harness, kind)
         await listed.call()
         return await listed.lost(listed.registry.hang, listed.registry.thaw)
 
@@ -113,7 +48,7 @@ def _hangs(kind: str) -> Callable[[Harness], Any]:
 
 def _slow_at_start(kind: str) -> Callable[[Harness], Any]:
     async def run(harness: Harness) -> Row:
-        listed = await _listed(harness, kind)
+        listed = await listed_by(harness, kind)
         await asyncio.to_thread(listed.registry.hang)
         harness.mark()
         await harness.call(options=Options(config=listed.config))
@@ -127,42 +62,6 @@ def _slow_at_start(kind: str) -> Callable[[Harness], Any]:
 
     run.__doc__ = "Calls wait for the first answer, each up to its deadline; then they go well."
     return run
-
-
-async def _listed(harness: Harness, kind: str) -> Listed:
-    if kind == "etcd":
-        return await _on_etcd(harness, await _etcd(harness))
-    if kind == "kubernetes":
-        return await _kubernetes(harness)
-    return await Listed.on(harness, DnsRegistry)
-
-
-async def _etcd(harness: Harness) -> EtcdServer:
-    folder = tempfile.TemporaryDirectory()
-    harness.at_end(folder.cleanup)
-    server = EtcdServer(Path(folder.name) / "data")
-    await asyncio.to_thread(server.start)
-    harness.at_end(server.stop)
-    return server
-
-
-async def _on_etcd(harness: Harness, server: EtcdServer) -> Listed:
-    return await Listed.on(harness, functools.partial(EtcdRegistry, server))
-
-
-async def _kubernetes(harness: Harness) -> Listed:
-    """A namespace of its own; servers on this machine's address, since the API refuses loopback ones."""
-    folder = tempfile.TemporaryDirectory()
-    harness.at_end(folder.cleanup)
-    own = await asyncio.to_thread(own_address, cluster_api.server())
-    return await Listed.on(harness, functools.partial(KubernetesRegistry, Path(folder.name)), own)
-
-
-def own_address(towards: tuple[str, int]) -> str:
-    """The address under which others see this machine."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(towards)
-        return str(probe.getsockname()[0])
 
 
 for _kind, _name, _need in (
@@ -200,8 +99,8 @@ async def _garbage(harness: Harness, listed: Listed, upstream: tuple[str, int]) 
 @fault("etcd answers nonsense", "etcd")
 async def etcd_garbage(harness: Harness) -> Row:
     """No call fails; when it makes sense again, what has changed is called."""
-    etcd = await _etcd(harness)
-    listed = await _on_etcd(harness, etcd)
+    etcd = await etcd_member(harness)
+    listed = await on_etcd(harness, etcd)
     host, _, port = etcd.address.partition(":")
     return await _garbage(harness, listed, (host, int(port)))
 
@@ -209,14 +108,14 @@ async def etcd_garbage(harness: Harness) -> Row:
 @fault("Kubernetes API answers nonsense", "cluster")
 async def kubernetes_garbage(harness: Harness) -> Row:
     """No call fails; when it makes sense again, what has changed is called."""
-    return await _garbage(harness, await _kubernetes(harness), cluster_api.server())
+    return await _garbage(harness, await on_kubernetes(harness), cluster_api.server())
 
 
 @fault("etcd cut off and compacted meanwhile", "etcd")
 async def etcd_compacted(harness: Harness) -> Row:
     """No call fails; the revision to go on from is gone, so everything is read anew."""
-    etcd = await _etcd(harness)
-    listed = await _on_etcd(harness, etcd)
+    etcd = await etcd_member(harness)
+    listed = await on_etcd(harness, etcd)
     await listed.call()
 
     def back() -> None:
@@ -231,8 +130,8 @@ async def etcd_compacted(harness: Harness) -> Row:
 @fault("etcd killed and restarted", "etcd")
 async def etcd_restarted(harness: Harness) -> Row:
     """No call fails; the entries are on its disk, so all three are called on."""
-    etcd = await _etcd(harness)
-    listed = await _on_etcd(harness, etcd)
+    etcd = await etcd_member(harness)
+    listed = await on_etcd(harness, etcd)
     await listed.call()
     harness.mark()
     await asyncio.to_thread(etcd.stop)
@@ -251,7 +150,7 @@ async def remembered(harness: Harness) -> Row:
     """A client that kept its last set starts with it: no call fails."""
     folder = tempfile.TemporaryDirectory()
     harness.at_end(folder.cleanup)
-    listed = await _on_etcd(harness, await _etcd(harness))
+    listed = await on_etcd(harness, await etcd_member(harness))
     listed.config = replace(listed.config, remember=Remember(folder.name))
     await listed.call()
     await harness.until(lambda: any(Path(folder.name).iterdir()), "a file")
@@ -278,7 +177,7 @@ def scale_dns(replicas: int) -> None:
 @fault("API server stopped and started", "cluster", "disturb")
 async def api_restarted(harness: Harness) -> Row:
     """No call fails while it is away; its watch comes back by itself."""
-    listed = await _kubernetes(harness)
+    listed = await on_kubernetes(harness)
     await listed.call()
     harness.mark()
     await asyncio.to_thread(command, "FAULTS_STOP_API")
@@ -301,7 +200,7 @@ async def api_restarted(harness: Harness) -> Row:
 @fault("CoreDNS restarted", "cluster", "disturb")
 async def coredns_restarted(harness: Harness) -> Row:
     """No call fails while it is away, though a server dies meanwhile."""
-    listed = await _kubernetes(harness)
+    listed = await on_kubernetes(harness)
     namespace = listed.registry._namespace
     await asyncio.to_thread(namespace.service, "greeter")
     harness.target = f"dns-poll:///_grpc._tcp.greeter.{namespace.name}.svc.cluster.local."
