@@ -1,4 +1,4 @@
-"""What a registry said at one moment: endpoints in, an immutable and comparable Snapshot out."""
+"""The set of endpoints at one moment: endpoints in, an immutable and comparable Snapshot out."""
 
 import enum
 import functools
@@ -9,26 +9,26 @@ from typing import NamedTuple
 
 
 class Health(enum.IntEnum):
-    """What is known of an endpoint's health; the names and numbers are those of xDS (envoy.config.core.v3.HealthStatus)."""
+    """An endpoint's health, with the names and numbers of xDS (envoy.config.core.v3.HealthStatus)."""
 
     UNKNOWN = 0
-    """The registry does not say. Gets requests."""
+    """Not known. Gets requests."""
     HEALTHY = 1
     """Ready. Gets requests."""
     UNHEALTHY = 2
-    """Not ready. Gets no new requests; streams in flight go on."""
+    """Not ready. Gets no new requests; streams in progress continue."""
     DRAINING = 3
-    """Serving and terminating. Gets new requests only when nothing better is left (KEP-1669)."""
+    """Serving and terminating. Gets new requests only if no endpoint is ready (KEP-1669)."""
 
 
 class Endpoint(NamedTuple):
-    """One server. A tuple, because sets of thousands are hashed, sorted and compared at every change.
+    """One server. A tuple, because sets of thousands are hashed, sorted, and compared at every change.
 
     address: an IPv4 or IPv6 literal, without brackets.   port: 1 to 65535.
-    zone: where it runs, empty if unknown.                 weight: its share among endpoints; 1 or more.
-    name: what the registry calls it (pod, key), empty if it has no name; for people to read.
+    zone: where it runs, empty if unknown.                 weight: relative to other endpoints; 1 or more.
+    name: its name in the registry (pod, key), empty if it has none; informational.
     node: the machine that it runs on, empty if unknown.   hints: the zones whose clients it should serve (KEP-2433).
-    metadata: what else the registry holds of it, as JSON; empty if nothing.
+    metadata: other data in the registry, as JSON; empty if none.
     """
 
     address: str
@@ -49,10 +49,9 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole set of one target at one moment, never a delta. Equal when the endpoints are equal.
+    """The complete set of one target at one moment, never a delta. Equal if the endpoints are equal.
 
-    `problems` lists, a sentence each, the entries that the source had to skip; it does not count for equality.
-    Build one with `Snapshot.of`.
+    `problems` has a sentence for each entry that was skipped; it does not count for equality. Create one with `Snapshot.of`.
     """
 
     endpoints: frozenset[Endpoint] = frozenset()
@@ -60,11 +59,11 @@ class Snapshot:
 
     @classmethod
     def of(cls, endpoints: Iterable[Endpoint], problems: Iterable[str] = (), *, last: "Snapshot | None" = None) -> "Snapshot":
-        """Validate `endpoints` and put them together; addresses come out in canonical form (RFC 5952).
+        """Validate `endpoints`, and convert addresses to canonical form (RFC 5952).
 
-        A bad entry, or a second one with the same address and port, is left out and becomes a problem: gRPC refuses a
-        whole set for one bad endpoint, and one typing error in a registry must not cost the others their updates. What
-        `last` holds already is known to be good, so that a change among thousands costs little.
+        A malformed entry, or a second one with the same address and port, is skipped and becomes a problem: gRPC rejects a whole set
+        for one malformed endpoint, and a typing error in a registry must not block updates of the others. What `last` contains is
+        not validated again, so that a change among thousands is cheap.
         """
         listed = list(endpoints)
         unique = frozenset(listed)
@@ -82,7 +81,7 @@ class Snapshot:
 
     @property
     def usable(self) -> bool:
-        """Whether anybody in it may get requests at all."""
+        """Whether any endpoint may get requests."""
         return any(endpoint.health is not Health.UNHEALTHY for endpoint in self.endpoints)
 
     def __len__(self) -> int:
@@ -90,7 +89,7 @@ class Snapshot:
 
 
 def printable(text: str) -> str:
-    """What a registry holds, fit for a log and a terminal: control characters become escapes, or they would command them."""
+    """Text from a registry, safe for logs and terminals: control characters are escaped."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
@@ -108,7 +107,7 @@ def canonical_address(text: str) -> str:
 
 
 def _check(endpoint: Endpoint, problems: list[str]) -> Endpoint | None:
-    """The endpoint itself, its canonical form, or None after telling the problem."""
+    """The endpoint itself, its canonical form, or None after adding a problem."""
     try:
         address = canonical_address(endpoint.address)
         if not 1 <= endpoint.port <= 65535:
@@ -122,7 +121,7 @@ def _check(endpoint: Endpoint, problems: list[str]) -> Endpoint | None:
 
 
 def parse_authority(text: str) -> tuple[str, int]:
-    """Split `host:port` or `[IPv6]:port`. Raises ValueError naming the text where it is neither."""
+    """Split `host:port` or `[IPv6]:port`. Raises ValueError naming the text if it is neither."""
     host, separator, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

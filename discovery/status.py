@@ -1,4 +1,4 @@
-"""What discovery knows about a target at this moment, for health checks, metrics and people."""
+"""The state of a target at one moment, for readiness, metrics, and debugging."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Literal
 from .snapshot import Health, Snapshot
 
 State = Literal["connecting", "synced", "stale", "closed"]
-"""connecting: no set yet.  synced: the source is being watched.  stale: the source failed, the last set is in use."""
+"""connecting: no set yet.  synced: the source is read.  stale: the source failed, the last set is in use.  closed: after close."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """One target's state. Times are `time.monotonic()` seconds; None means never.
 
-    snapshot: the set that gRPC was given last.   problems: entries that the registry holds but that cannot be used.
-    synced_at: when the source last delivered a set, equal or not.   changed_at: when gRPC was last given a new one.
-    suspicious: why the newest set was not passed on, if so (see Config.empty).
-    via: of a list of targets the one that counts at the moment, else empty.
-    restarts: how often the watch was begun anew.   pushes: sets given to gRPC.   nacks: sets that gRPC refused.
+    snapshot: the set that was sent to gRPC last.   problems: entries in the registry that cannot be used.
+    synced_at: when the source last yielded a set, equal or not.   changed_at: when a new set was last sent to gRPC.
+    suspicious: why the newest set was not forwarded, if so (see Config.empty).
+    via: in a list of targets the one in use, else empty.
+    restarts: how often the watch was restarted.   pushes: sets sent to gRPC.   nacks: sets that gRPC rejected.
     """
 
     target: str
@@ -36,9 +36,9 @@ class Status:
     last_nack: str | None = None
 
     def by_zone(self) -> dict[str, int]:
-        """How many endpoints are in each zone; the empty name stands for unknown."""
+        """The number of endpoints in each zone; an empty name means unknown."""
         return dict(Counter(endpoint.zone for endpoint in self.snapshot.endpoints)) if self.snapshot else {}
 
     def by_health(self) -> dict[Health, int]:
-        """How many endpoints are in each state of health."""
+        """The number of endpoints by health."""
         return dict(Counter(endpoint.health for endpoint in self.snapshot.endpoints)) if self.snapshot else {}

@@ -1,12 +1,12 @@
-"""Text in, Target out: the grammar of all targets that discovery takes.
+"""Text in, Target out: the grammar of all targets.
 
-| target                                              | who finds the endpoints                      |
+| target                                              | source of the endpoints                      |
 |-----------------------------------------------------|----------------------------------------------|
 | kubernetes:///service[.namespace][:port]            | EndpointSlices, watched                      |
 | etcd:///service                                     | keys under `service/`, watched               |
 | dns-poll:///name[:port]                             | A, AAAA (SRV without a port), on a timer     |
 | static:///host:port,host:port                       | the list itself                              |
-| manual:///name                                      | whatever the program set last                |
+| manual:///name                                      | what the program set last                    |
 | one of these,another,...                            | the first that is synced (failover.py)       |
 | dns:, passthrough:, xds:, unix:, ipv4:, ipv6: ...   | gRPC itself, with gRPC's own meaning         |
 """
@@ -19,10 +19,10 @@ from .errors import TargetError
 from .snapshot import canonical_address, parse_authority
 
 OURS = ("dns-poll", "etcd", "kubernetes", "manual", "static")
-"""Schemes that this folder resolves."""
+"""Schemes that this library resolves."""
 
 GRPC_OWN = ("dns", "passthrough", "xds", "unix", "unix-abstract", "ipv4", "ipv6", "vsock")
-"""Schemes that gRPC resolves. gRPC Python has no passthrough resolver; grpc_schemes.py says what is done instead."""
+"""Schemes that gRPC resolves. gRPC Python has no passthrough resolver; see grpc_schemes.py."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _SEVERAL = re.compile(r",(?=[A-Za-z][A-Za-z0-9+.-]*:///)")
@@ -34,11 +34,11 @@ _PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(?:-[a-z0-9]+)*")  # I
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A target that was understood. `str(target)` gives it back as it was written.
+    """A parsed target. `str(target)` is the original text.
 
-    name: for static the list, for the others what to look up.   port: a number or a port's name in text, empty if none.
+    name: for static the list, for the others what to look up.   port: a number or the name of a port, empty if none.
     namespace: only for kubernetes; empty means the pod's own.
-    choices: where several targets were written, each of them, the first of which this one describes; else empty.
+    choices: each target of a list, the first of which this one describes; else empty.
     """
 
     text: str
@@ -53,12 +53,12 @@ class Target:
 
     @property
     def ours(self) -> bool:
-        """Whether this folder resolves it, rather than gRPC."""
+        """Whether this library resolves it, rather than gRPC."""
         return self.scheme in OURS
 
     @property
     def authority(self) -> str:
-        """What stands in :authority, and under TLS the name that a server's certificate must carry: never one pod's address."""
+        """The value of :authority, and with TLS the name that a server's certificate must have: never one pod's address."""
         host = self.name.split(",")[0].removesuffix(".")
         if self.scheme == "static":
             return host
@@ -70,7 +70,7 @@ class Target:
 
 
 def parse(text: str) -> Target:
-    """Read a target. Raises TargetError with the reason and an example for anything that cannot be meant."""
+    """Parse a target. Raises TargetError with the reason and an example if it is invalid."""
     if not isinstance(text, str) or not text.strip():
         raise TargetError("the target is empty; write for example kubernetes:///service.namespace:grpc")
     _check_characters(text, text)
@@ -85,7 +85,7 @@ def parse(text: str) -> Target:
     match = _SCHEME.fullmatch(text)
     scheme = match[1].lower() if match else ""
     if match is None or (scheme not in _READERS and not match[2].startswith("/")):
-        # gRPC reads `host:port` and a bare name as dns (grpc's doc/naming.md): so do we.
+        # As gRPC: `host:port` and a bare name are dns (grpc's doc/naming.md).
         return Target(text, "dns", text)
     if scheme not in _READERS:
         raise TargetError(f"target '{text}': the scheme '{scheme}' is unknown; there are {', '.join(sorted(_READERS))}")
@@ -93,7 +93,7 @@ def parse(text: str) -> Target:
 
 
 def _check_characters(text: str, part: str) -> None:
-    """What is written as %0A would still break :authority."""
+    """Characters written as %0A would break :authority too."""
     if any(character.isspace() or not character.isprintable() for character in part):
         raise TargetError(f"target {text!r} holds a space or a character that cannot be printed")
 

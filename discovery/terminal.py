@@ -1,4 +1,4 @@
-"""Snapshots for people and machines: tables, lines of change, JSON. Uses rich where it is installed."""
+"""Snapshots as text: tables, lines for changes, JSON. Uses rich if it is installed."""
 
 import json
 import time
@@ -16,18 +16,18 @@ COLUMNS: tuple[tuple[str, Callable[[Endpoint], str]], ...] = (
     ("name", lambda endpoint: printable(endpoint.name) or "-"),
     ("node", lambda endpoint: printable(endpoint.node) or "-"),
 )
-"""What a table shows of an endpoint: heading and text. The last is left out where nobody has a node."""
+"""The columns of a table: heading and text. The last one is omitted if no endpoint has a node."""
 
 
 class Ages:
-    """Since when each endpoint has been what it is, as far as this process has seen."""
+    """Since when each endpoint has been unchanged, as far as this process has seen."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._since: dict[tuple[str, int], tuple[Endpoint, float]] = {}
 
     def update(self, snapshot: Snapshot | None) -> None:
-        """Take over the set in use."""
+        """Update with the set in use."""
         now, before = self._clock(), self._since
         self._since = {
             endpoint[:2]: known if (known := before.get(endpoint[:2])) and known[0] == endpoint else (endpoint, now)
@@ -35,7 +35,7 @@ class Ages:
         }
 
     def __call__(self, endpoint: Endpoint) -> str:
-        """Its age, for people."""
+        """Its age, as text."""
         seconds = int(self._clock() - self._since[endpoint[:2]][1])
         return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
 
@@ -71,7 +71,7 @@ def table(status: Status) -> str:
 
 
 def changes(before: Snapshot | None, after: Snapshot) -> Iterator[str]:
-    """A line for every endpoint that came (+), went (-) or became another (~)."""
+    """A line for every endpoint that was added (+), removed (-), or changed (~)."""
     old = {endpoint[:2]: endpoint for endpoint in before.endpoints} if before else {}
     new = {endpoint[:2]: endpoint for endpoint in after.endpoints}
     for key in sorted(old.keys() | new.keys()):
@@ -84,7 +84,7 @@ def changes(before: Snapshot | None, after: Snapshot) -> Iterator[str]:
 
 
 def summary(status: Status) -> str:
-    """One line: how many, how fresh, and what is wrong."""
+    """One line: the number of endpoints, their age, and errors."""
     count = len(status.snapshot) if status.snapshot else 0
     via = f" via {status.via}" if status.via else ""
     parts = [f"{status.target}{via}: {count} endpoint{'' if count == 1 else 's'}, {status.state}"]

@@ -1,1 +1,1 @@
-"""Keeps a server listed in a registry."""
+"""Registers servers in a registry."""

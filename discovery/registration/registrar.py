@@ -1,6 +1,6 @@
-"""Keeps a server listed in etcd for as long as it lives, so that `etcd:///service` finds it; the writing end of sources/etcd.py.
+"""Registers a server in etcd while it runs, for `etcd:///service`; the writing side of sources/etcd.py.
 
-Kubernetes and DNS list pods by themselves; with them there is nothing to register.
+Kubernetes and DNS list pods by themselves; with them, nothing needs to be registered.
 """
 
 import ipaddress
@@ -22,16 +22,16 @@ logger = logging.getLogger(__package__)
 
 
 class Registrar:
-    """One server's entry: a key below the service, bound to a lease that this process keeps alive.
+    """One server's entry: a key below the service, attached to a lease that this process keeps alive.
 
-    target: `etcd:///service`.   address: `host:port` under which others reach this server, such as the pod's address.
-    id: the key's last part; a second process with the same id replaces the first. Empty is the address.
-    zone, weight, metadata: what clients are told besides; `metadata` holds whatever JSON can.
-    ttl: seconds after which the entry of a server that died vanishes.
+    target: `etcd:///service`.   address: `host:port` at which others reach this server, such as the pod's address.
+    id: the key's last part; a second process with the same ID replaces the first. Empty means the address.
+    zone, weight, metadata: further data for clients; `metadata` may be any JSON object.
+    ttl: seconds after which the entry of a server that died disappears.
     config: `config.etcd` says where etcd is, `config.backoff` how long to wait after an error.
 
-    Whatever goes wrong after `start` (a lost lease, a deleted key, a restarted etcd, a member that hangs) is mended, for
-    ever. Raises TargetError for anything that cannot work.
+    After `start`, the entry is restored whatever happens: a lost lease, a deleted key, a restarted etcd, a member that hangs.
+    Raises TargetError for invalid arguments.
     """
 
     def __init__(
@@ -72,39 +72,39 @@ class Registrar:
         self._ttl = ttl
         self._lease = 0
         self._member = 0
-        self._written = False  # whether the key was ours before, so that another's in its place means that it replaced us
+        self._written = False  # whether the key was ours before, so that a different one means that we were replaced
         self._closing = threading.Event()
         self._wake = threading.Event()
         self._changed = threading.Condition()  # guards the two below
         self._registered = False
         self._last_error = "etcd has not answered yet"
         self._thread = threading.Thread(target=self._run, name=f"discovery registrar {self.key}", daemon=True)
-        EtcdClient(self._settings, 0).close()  # files and addresses that cannot be used are found now
+        EtcdClient(self._settings, 0).close()  # detect unusable files and addresses now
 
     @property
     def registered(self) -> bool:
-        """Whether the entry stands, as far as is known; false also where another process has taken the id."""
+        """Whether the entry exists, as far as is known; false also if another process has taken over the ID."""
         with self._changed:
             return self._registered
 
     @property
     def last_error(self) -> str:
-        """Why the entry does not stand, empty while it does."""
+        """Why the entry does not exist; empty while it does."""
         with self._changed:
             return self._last_error
 
     def start(self) -> None:
-        """Begin; called once. Returns at once."""
+        """Start; called once. Returns immediately."""
         self._thread.start()
 
     def wait_until_registered(self, timeout: float) -> None:
-        """Block until the entry stands. Raises RegistrationError with the reason after `timeout` seconds."""
+        """Block until the entry exists. Raises RegistrationError with the reason after `timeout` seconds."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._registered, timeout):
                 raise RegistrationError(f"'{self.key}' is not registered after {timeout:g} s: {self._last_error}")
 
     def close(self) -> None:
-        """Take the entry away and stop. Takes no longer than a request's timeout; what fails then is left to the lease's end."""
+        """Delete the entry and stop. Takes no longer than a request's timeout; if that fails, the lease expires."""
         self._closing.set()
         self._wake.set()
         if self._thread.ident is not None:
@@ -130,7 +130,7 @@ class Registrar:
                 work(client)
             finally:
                 client.close()
-        except (EtcdError, TargetError) as error:  # TargetError: a certificate file that was there at the start is gone
+        except (EtcdError, TargetError) as error:  # TargetError: a certificate file has been deleted since the start
             self._member += 1
             if str(error) != self.last_error:
                 logger.warning("registration of '%s': %s", self.key, error)
@@ -172,16 +172,19 @@ class Registrar:
             watch.cancel()
 
     def _write(self, client: EtcdClient) -> int:
-        """Have a living lease, and the key under it unless another process has taken the key over. Returns the revision."""
+        """Ensure a lease, and the key attached to it unless another process has taken over the key. Returns the revision."""
         if not self._lease or not client.keep_alive(self._lease):
             self._lease = client.grant(self._ttl)
         revision, entries = client.range(self.key.encode())
         if not entries or not self._written:
             revision = client.put(self.key.encode(), self._value, self._lease)
         elif entries[0].lease != self._lease:
-            # It is left alone: two that put their own back would take turns for ever. Its end wakes this one up.
+            # Keep the other entry: two processes that each restore their own would alternate forever. Its deletion wakes this one.
             self._note(False, "another process has registered under the same id")
-            logger.warning("registration of '%s': another process has registered under the same id; standing back", self.key)
+            logger.warning(
+                "registration of '%s': another process has registered under the same id; waiting until its entry is gone",
+                self.key,
+            )
             return revision
         self._written = True
         self._note(True, "")
@@ -196,18 +199,18 @@ class Registrar:
 
 
 def _reachable(address: str) -> str:
-    """The address itself. Raises TargetError for one that means nothing to another machine."""
+    """The address itself. Raises TargetError for one that other machines cannot reach."""
     try:
         host, _ = parse_authority(address)
         parsed = ipaddress.ip_address(canonical_address(host))
     except ValueError as error:
         raise TargetError(
-            f"the address '{address}' cannot be registered: {error}; write the IP address and port under which others reach "
+            f"the address '{address}' cannot be registered: {error}; write the IP address and port at which others reach "
             f"this server, such as its pod's: 10.1.2.3:50051"
         ) from None
     if parsed.is_unspecified or parsed.is_multicast:
         raise TargetError(
-            f"the address '{address}' cannot be registered: nobody can call {host}; write the IP address under which others "
+            f"the address '{address}' cannot be registered: others cannot reach {host}; write the IP address at which they "
             f"reach this server, such as its pod's (status.podIP of the downward API)"
         )
     return address

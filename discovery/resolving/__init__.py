@@ -1,1 +1,1 @@
-"""What a source yields, made into snapshots that can be relied on."""
+"""From what a source yields to snapshots that gRPC can use: retries, coalescing, health, fail-over, the cache."""

@@ -1,4 +1,4 @@
-"""How long to wait before something that failed is tried again: full jitter below a bound that doubles."""
+"""Exponential backoff with full jitter: a random delay below a bound that doubles."""
 
 import random
 import time
@@ -8,10 +8,10 @@ from ..config import Backoff
 
 
 class BackoffTimer:
-    """One for everything that is begun again and again: `begin` at each attempt, `end` for the seconds to wait after it.
+    """Call `begin` at each attempt, and `end` for the delay in seconds after it.
 
-    The bound falls back to its base once an attempt has lived for as long as the longest wait. `clock` and `jitter` (low,
-    high -> seconds) are for tests.
+    The bound is reset once an attempt has lasted as long as the maximum delay. `clock` and `jitter` (low, high -> seconds) are for
+    tests.
     """
 
     def __init__(
@@ -27,11 +27,11 @@ class BackoffTimer:
         self._attempt = 0
 
     def begin(self) -> None:
-        """An attempt begins."""
+        """An attempt starts."""
         self._begun = self._clock()
 
     def end(self) -> float:
-        """It has ended; the seconds to wait."""
+        """The attempt has ended; the seconds to wait."""
         if self._clock() - self._begun >= self._backoff.limit:
             self._attempt = 0
         bound = min(self._backoff.limit, self._backoff.base * 2.0 ** min(self._attempt, 30))

@@ -1,6 +1,6 @@
-"""Several targets for one channel: the first that is synced counts, and the next ones run only while it is not.
+"""Fail-over between several targets of one channel: the first one that is synced is used; the next ones run only while it is not.
 
-Has the face of a Resolver, and owns one for each target that runs.
+It has the interface of a Resolver, and owns one for each target that runs.
 """
 
 import threading
@@ -16,13 +16,13 @@ from ..tls.certificates import Credentials
 from .resolver import Listener, Resolver, not_synced, resolver_for
 
 PATIENCE = 2.0
-"""Seconds for which a target may be out of sync before the next one is asked: longer than a registry's restart of a moment."""
+"""Seconds for which a target may be out of sync before the next one is started: longer than a short restart of a registry."""
 
 
 class Failover:
-    """Follows the first of `targets` that is synced; nothing is lost while none is, for then the last set stays.
+    """Follows the first of `targets` that is synced. While none is, the last set stays in use.
 
-    build: makes the resolver of one target, given what to call when its state changes.
+    build: creates the resolver of one target, given a function to call when its state changes.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class Failover:
         self._status = Status(str(target))
         self._listeners: list[Listener] = []
         self._thread = threading.Thread(target=self._run, name=f"discovery failover {target}", daemon=True)
-        self._begin()  # so that a target that cannot be meant is refused now
+        self._begin()  # an invalid target is rejected now
 
     @property
     def status(self) -> Status:
-        """That of the target that counts; `via` names it, `last_error` says why it is not the first."""
+        """The status of the target in use; `via` names it, `last_error` says why it is not the first."""
         with self._changed:
             return self._status
 
     def start(self) -> None:
-        """Begin with the first. Called once."""
+        """Start with the first target. Called once."""
         self._thread.start()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
@@ -87,7 +87,7 @@ class Failover:
             self._status = replace(self._status, nacks=self._status.nacks + 1, last_nack=reason)
 
     def close(self) -> None:
-        """Stop everything; the last set stays with gRPC."""
+        """Stop everything; gRPC keeps the last set."""
         self._closing.set()
         self._wake.set()
         with self._changed:
@@ -121,7 +121,7 @@ class Failover:
         self._unsynced_since.append(time.monotonic())
 
     def _note_sync(self, statuses: list[Status]) -> float | None:
-        """Seconds until the last one that runs has been out of sync for too long; None while it is synced."""
+        """Seconds until the last running target has been out of sync for too long; None while it is synced."""
         now = time.monotonic()
         for index, status in enumerate(statuses):
             if status.state == "synced":
@@ -129,11 +129,11 @@ class Failover:
         if statuses[-1].state == "synced":
             return None
         if statuses[-1].snapshot is None and statuses[-1].last_error:
-            return 0.0  # it never worked, so there is nothing to wait for
+            return 0.0  # it has never been synced, so do not wait
         return self._unsynced_since[-1] + self._patience - now
 
     def _choose(self, statuses: list[Status]) -> None:
-        """Let the first that is synced count, and end those behind it."""
+        """Use the first target that is synced, and stop those after it."""
         synced = [index for index, status in enumerate(statuses) if status.state == "synced" and status.snapshot is not None]
         self._active = synced[0] if synced else min(self._active, len(statuses) - 1)
         if synced:
@@ -166,7 +166,7 @@ class Failover:
 def open_resolver(
     target: Target, config: Config, credentials: Credentials | None = None, authority: str = ""
 ) -> Resolver | Failover:
-    """What follows a target, one or several; not started yet. As resolver_for otherwise."""
+    """The resolver or fail-over of a target, not started. Otherwise as resolver_for."""
 
     def build(choice: Target, on_state: Callable[[], None]) -> Resolver:
         return resolver_for(choice, config, credentials, authority or target.authority, on_state)

@@ -1,8 +1,8 @@
-"""What the endpoints say of themselves: snapshots without health in, the same with health out.
+"""Health checks: snapshots without health in, the same with health out.
 
-For registries that know nothing of health (DNS, a fixed list). gRPC's own client-side health checking has no effect under
-xDS, so each endpoint is asked by grpc.health.v1 Watch, whose answer comes by itself whenever it changes. Whether an endpoint
-can be reached is not judged here: gRPC's balancer knows that better, so one that does not answer is unknown, not unhealthy.
+For registries that do not report health (DNS, a fixed list). gRPC's own client-side health checking has no effect with xDS, so each
+endpoint is watched with grpc.health.v1 Watch, which sends every change. Reachability is left to gRPC's balancer: an endpoint that
+does not answer is unknown, not unhealthy.
 """
 
 import logging
@@ -22,8 +22,8 @@ from .backoff import BackoffTimer
 logger = logging.getLogger(__package__)
 
 LIMIT = 250
-"""Endpoints that one target's monitor asks. Each takes a connection, a thread, 0.08 MB, and 0.008 % of a CPU while nothing
-changes: gRPC wakes every waiting thread five times a second."""
+"""The maximum number of endpoints that are watched for one target. Each takes a connection, a thread, 0.08 MB, and 0.008 % of a CPU
+while idle: gRPC wakes every waiting thread five times a second."""
 
 _METHOD = "/grpc.health.v1.Health/Watch"
 _MEANING = {
@@ -34,20 +34,20 @@ _MEANING = {
 _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
-    # For a host that died without a word. Servers forbid pings within 300 s unless told otherwise, and end the connection.
+    # For a host that died without closing its connections. Servers forbid more frequent pings by default, and close the connection.
     ("grpc.keepalive_time_ms", 310_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
-    # grpc.experimental.ChannelOptions: half the threads, and a quarter of the CPU that waiting takes.
+    # grpc.experimental.ChannelOptions: half the threads, and a quarter of the CPU while waiting.
     ("SingleThreadedUnaryStream", 1),
 )
 
 
 class HealthMonitor:
-    """Asks the endpoints of one target. A resolver owns it: `start` once, `update` at every set, `close` at the end.
+    """Watches the health of one target's endpoints. A resolver owns it: `start` once, `update` at every set, `close` at the end.
 
-    service: the name to ask for, empty for the server as a whole.   credentials: None for plaintext.
-    authority: the name that a server's certificate must carry.   clock, jitter (low, high -> seconds): for tests.
+    service: the service to watch, empty for the server as a whole.   credentials: None for plaintext.
+    authority: the name that a server's certificate must have.   clock, jitter (low, high -> seconds): for tests.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class HealthMonitor:
         self._closed = False
 
     def start(self, on_change: Callable[[], None]) -> None:
-        """Call `on_change`, on a thread of the monitor's, whenever `apply` would give another answer."""
+        """Call `on_change`, on a thread of the monitor, whenever the result of `apply` would change."""
         self._on_change = on_change
 
     def update(self, snapshot: Snapshot) -> None:
-        """Ask exactly these endpoints from now on, up to LIMIT of them."""
+        """Watch exactly these endpoints from now on, up to LIMIT of them."""
         wanted = {endpoint.authority for endpoint in sorted(snapshot.endpoints)[:LIMIT]}
         with self._lock:
             if self._closed:
@@ -90,7 +90,7 @@ class HealthMonitor:
             watch.thread.start()
 
     def apply(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with what is known now; what has not answered yet is unknown, and gets requests."""
+        """The snapshot with the health known now; an endpoint that has not answered yet is unknown, and gets requests."""
         with self._lock:
             known = {address: watch.health for address, watch in self._watches.items()}
 
@@ -104,7 +104,7 @@ class HealthMonitor:
         return Snapshot(frozenset(map(judged, snapshot.endpoints)), problems)
 
     def close(self) -> None:
-        """End all connections and threads."""
+        """Close all connections and stop all threads."""
         with self._lock:
             self._closed = True
             ended, self._watches = self._watches, {}
@@ -115,11 +115,11 @@ class HealthMonitor:
         options = (
             *_OPTIONS,
             ("grpc.default_authority", self._authority),
-            # By default gRPC waits up to two minutes before it tries a server again that was away.
+            # By default, gRPC waits up to two minutes before it reconnects.
             ("grpc.initial_reconnect_backoff_ms", max(100, round(1000 * self._backoff.base))),
             ("grpc.max_reconnect_backoff_ms", max(100, round(1000 * self._backoff.limit))),
         )
-        # An IP literal needs no resolver; ipv4: and ipv6: say so.
+        # An IP literal needs no resolver: ipv4: or ipv6:.
         uri = f"{'ipv6' if address.startswith('[') else 'ipv4'}:{address}"
         credentials = self._credentials
 
@@ -138,8 +138,7 @@ class HealthMonitor:
 
 
 class _Watch:
-    """One endpoint's stream, begun anew with backoff for as long as the endpoint is listed, on a new channel where the
-    credentials are new."""
+    """One endpoint's stream, restarted with backoff while the endpoint is listed, on a new channel if the credentials are new."""
 
     def __init__(
         self,
@@ -156,7 +155,7 @@ class _Watch:
         self._open = open_channel
         self._credentials = credentials
         self._used = credentials()
-        self._lock = threading.Lock()  # guards the channel against being opened while it is closed
+        self._lock = threading.Lock()  # prevents opening the channel while it is being closed
         self._channel = open_channel(self._used)
         self._request = wire.HealthCheckRequest(service=service)
         self._backoff_timer = backoff_timer
@@ -169,7 +168,7 @@ class _Watch:
             self._channel.close()
 
     def _renew(self) -> None:
-        """A stream that stands goes on; only what is begun anew takes up new certificates."""
+        """An open stream continues; only a new one uses new certificates."""
         credentials = self._credentials()
         with self._lock:
             if credentials is not self._used and not self._closing.is_set():
@@ -183,7 +182,7 @@ class _Watch:
             self._channel.close()
 
     def _follow(self) -> None:
-        """Until closed, or until the server says that it has no health service: then it is never asked again."""
+        """Until closed, or until the server reports that it has no health service: then it is not asked again."""
         heard = False
         while not self._closing.is_set():
             self._backoff_timer.begin()
@@ -193,9 +192,9 @@ class _Watch:
                 request_serializer=wire.HealthCheckRequest.SerializeToString,
                 response_deserializer=wire.HealthCheckResponse.FromString,
             )
-            # Servers close connections for their age alone. So what was heard last stays until another attempt has failed,
-            # and that attempt fails, rather than waits, where nobody is there. Under TLS none waits: it would with the
-            # certificates that it began with, and those may have been replaced before the server is back.
+            # Servers also close connections because of their age. The last health therefore stays until another attempt has
+            # failed, and that attempt fails instead of waiting if the server is away. With TLS no attempt waits: it would use
+            # the certificates that it started with, which may have been replaced before the server is back.
             wait_for_ready, heard = not heard and self._used is None, False
             try:
                 for response in watch(self._request, wait_for_ready=wait_for_ready):
@@ -206,7 +205,7 @@ class _Watch:
                     logger.debug("%s offers no health service; its health stays unknown", self._address)
                     self._learn(Health.UNKNOWN)
                     return
-            except ValueError:  # the channel was closed in between
+            except ValueError:  # the channel was closed in the meantime
                 return
             if not heard:
                 self._learn(Health.UNKNOWN)

@@ -1,4 +1,4 @@
-"""A source in, snapshots that can be trusted out: the only retry loop, the only debounce, the empty policy, and the status."""
+"""A source in, accepted snapshots out: the only retry loop, coalescing, the empty policy, and the status."""
 
 import logging
 import random
@@ -23,21 +23,21 @@ from .snapshot_cache import SnapshotCache
 logger = logging.getLogger(__package__)
 
 Listener = Callable[[Snapshot], None]
-"""Is given every accepted snapshot, on a thread of the resolver's, one at a time; must not block or call back."""
+"""Called with every accepted snapshot, on a thread of the resolver, one at a time; must not block or call back."""
 
 MINIMAL_WAIT = 0.01
-"""Seconds between two attempts even where the jitter says zero, so that a broken source cannot spin."""
+"""The minimum of seconds between two attempts, whatever the jitter, so that a broken source does not spin."""
 
 NEVER = float("inf")
 
 
 class Resolver:
-    """Runs one source on a thread of its own until `close`, and tells its listeners of every set that counts.
+    """Runs one source on a thread of its own until `close`, and calls its listeners with every accepted set.
 
-    The first change is passed on at once; what follows within `config.coalesce` seconds comes as one snapshot. A set equal
-    to the last one is not passed on. When the source fails the last set stays, and the source is begun anew after a random
-    wait below a bound that doubles; the bound falls back once a watch has lived for as long as the longest wait. `clock`
-    and `jitter` (low, high -> seconds) are for tests.
+    The first change is forwarded immediately; further ones within `config.coalesce` seconds come as one snapshot. A set equal to the
+    last one is not forwarded. When the source fails, the last set stays in use, and the source is restarted with exponential backoff
+    and jitter, which is reset once a watch has lasted as long as the maximum delay. `clock` and `jitter` (low, high -> seconds) are
+    for tests.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Resolver:
         self._empty = config.empty or source.empty
         self._monitor = monitor
         self._cache = SnapshotCache(config.remember, str(target)) if config.remember.directory else None
-        self._keep_at = NEVER  # when the set is to be written next
+        self._keep_at = NEVER  # when the set is written to the cache next
         self._clock = clock
         self._jitter = jitter
         self._closing = threading.Event()
         self._changed = threading.Condition()  # guards everything below
         self._status = Status(str(target))
         self._listeners: list[Listener] = []
-        self._received: Snapshot | None = None  # the registry's last word
+        self._received: Snapshot | None = None  # the registry's latest set
         self._empty_since = 0.0
         self._dirty = False
         self._dirty_since = 0.0
@@ -83,14 +83,14 @@ class Resolver:
             return self._status
 
     def start(self) -> None:
-        """Begin to watch. Called once."""
+        """Start watching. Called once."""
         if self._monitor is not None:
             self._monitor.start(self.reconsider)
         for thread in self._threads:
             thread.start()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Tell `listener` the current set, if there is one, and every later one. Returns what ends it."""
+        """Call `listener` with the current set, if there is one, and with every later one. Returns a function that unsubscribes."""
         with self._changed:
             self._listeners.append(listener)
             if self._status.snapshot is not None:
@@ -103,7 +103,7 @@ class Resolver:
         return end
 
     def wait_until_synced(self, timeout: float) -> None:
-        """Block until a first set was passed on. Raises NotSyncedError, with the reason, after `timeout` seconds."""
+        """Block until a first set was forwarded. Raises NotSyncedError, with the reason, after `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self._status.snapshot is not None or self._closing.is_set(), timeout)
             if self._status.snapshot is None:
@@ -114,12 +114,12 @@ class Resolver:
         return not_synced(self.status, timeout)
 
     def refused(self, reason: str) -> None:
-        """gRPC refused the set that it was given (an xDS NACK) and keeps the one before."""
+        """gRPC rejected the set (an xDS NACK) and keeps the previous one."""
         with self._changed:
             self._status = replace(self._status, nacks=self._status.nacks + 1, last_nack=reason)
 
     def close(self) -> None:
-        """Stop the source and the threads; the last set stays with gRPC. Does not wait for a look-up under way."""
+        """Stop the source and the threads; gRPC keeps the last set. Does not wait for a request in progress."""
         self._closing.set()
         self._source.close()
         if self._monitor is not None:
@@ -129,7 +129,7 @@ class Resolver:
             self._changed.notify_all()
 
     def join(self, timeout: float) -> bool:
-        """Wait, at most `timeout` seconds, until the threads of a closed resolver have ended; tells whether they have."""
+        """Wait at most `timeout` seconds until the threads of a closed resolver have ended; returns whether they have."""
         for thread in self._threads:
             thread.join(timeout)
         return not any(thread.is_alive() for thread in self._threads)
@@ -147,9 +147,9 @@ class Resolver:
                 reason = None
             except SourceError as error:
                 reason, retry_after = str(error), error.retry_after or 0.0
-            except Exception as error:  # a defect of the source must neither end the thread nor pass unseen
-                logger.exception("the source of target '%s' has a defect", self._status.target)
-                reason = f"the source has a defect: {type(error).__name__}: {error}"
+            except Exception as error:  # a bug in the source must neither end the thread nor go unnoticed
+                logger.exception("the source of target '%s' has a bug", self._status.target)
+                reason = f"the source has a bug: {type(error).__name__}: {error}"
             if self._closing.is_set():
                 return
             self._fail(reason)
@@ -166,7 +166,7 @@ class Resolver:
                 for problem in set(snapshot.problems) - set(self._status.problems):
                     logger.warning("target '%s': %s", self._status.target, problem)
             if self._status.state == "stale":
-                logger.info("target '%s': the source is back", self._status.target)
+                logger.info("target '%s': the source has recovered", self._status.target)
             if self._received is None or self._received.usable:
                 self._empty_since = now
             self._received = snapshot
@@ -195,10 +195,10 @@ class Resolver:
             self._changed.notify_all()
         self._on_state()
 
-    # ---- passing on ----
+    # ---- forwarding ----
 
     def reconsider(self) -> None:
-        """Something may have changed, in the registry or in an endpoint's health: pass it on, now or when it is time."""
+        """Something may have changed, in the registry or in an endpoint's health: forward it, now or when it is time."""
         with self._changed:
             if not self._dirty:
                 self._dirty, self._dirty_since = True, self._clock()
@@ -206,20 +206,20 @@ class Resolver:
             self._changed.notify_all()
 
     def _settle(self) -> float | None:
-        """Pass the last set on if it is new, accepted and time. Returns when to come back, None for never; lock held."""
+        """Forward the last set if it is new, accepted, and due. Returns when to check again, None for never; lock held."""
         if not self._dirty or self._received is None or self._closing.is_set():
             return None
         now = self._clock()
         if now < self._not_before:
             return self._not_before
         received, last = self._received, self._status.snapshot
-        # What servers say of themselves is not suspicious, so the empty policy is asked about the registry's word alone.
+        # The empty policy applies to the registry's set, not to the results of health checks.
         decision = decide(self._empty, last, received, self._empty_since, now)
         new = received if self._monitor is None else self._monitor.apply(received)
         if not decision.accepted:
             if self._status.suspicious is None:
                 said = f"none of its {len(received)} endpoints as ready" if received else "no endpoint any more"
-                suspicious = f"the registry lists {said}; policy '{self._empty.policy}' goes on with the last {len(last or new)}"
+                suspicious = f"the registry lists {said}; policy '{self._empty.policy}' keeps the last {len(last or new)}"
                 logger.warning("target '%s': %s", self._status.target, suspicious)
                 self._status = replace(self._status, suspicious=suspicious)
             return decision.ask_again
@@ -242,7 +242,7 @@ class Resolver:
                 due = self._settle()
                 now = self._clock()
                 if self._cache is not None and now >= self._keep_at:
-                    # While the source is watched the set is known to be good, however long ago it changed.
+                    # While the source is read, the set is current, however long ago it changed.
                     keep = self._received if self._status.state == "synced" else None
                     self._keep_at = now + self._config.remember.max_age / 10
                 else:
@@ -259,9 +259,9 @@ def resolver_for(
     authority: str,
     on_state: Callable[[], None],
 ) -> Resolver:
-    """The resolver of one target, with its source and, where the registry knows nothing of health, a monitor.
+    """The resolver of one target, with its source and, if the registry does not report health, a health monitor.
 
-    `credentials` and `authority` are for asking the endpoints' health. Raises TargetError as open_source does.
+    `credentials` and `authority` are for the health checks. Raises TargetError as open_source does.
     """
     source = open_source(target, config)
     monitor = None

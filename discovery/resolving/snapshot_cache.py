@@ -1,7 +1,7 @@
 """The last known good set of a target in a file, so that a client can start while the registry is down.
 
-Off unless a directory is set. The file is JSON, written whole beside its place and renamed over it, so that a crash or a full
-disk leaves the old one; whatever cannot be read is as good as none.
+Disabled unless a directory is set. The file is JSON, replaced atomically by rename, so that a crash or a full disk leaves the old one.
+A file that cannot be read is ignored.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from ..snapshot import Endpoint, Health, Snapshot
 logger = logging.getLogger(__package__)
 
 VERSION = 1
-"""Of the form of the file; another one is not read."""
+"""The version of the file's format; other versions are ignored."""
 
 
 class SnapshotCache:
-    """One target's file. Two clients may share a directory: the last to write wins, and both wrote what was true."""
+    """One target's file. Several clients may share a directory: the last one to write wins."""
 
     def __init__(self, settings: Remember, target: str, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
@@ -34,7 +34,7 @@ class SnapshotCache:
         self._complained = False
 
     def write(self, snapshot: Snapshot) -> None:
-        """Keep a set. An error is told once and costs nothing else; a set that nobody could start with is not worth keeping."""
+        """Write a set, unless it has no usable endpoint. An error is logged once and has no other effect."""
         if not snapshot.usable:
             return
         content = {
@@ -61,7 +61,7 @@ class SnapshotCache:
             self._complained = True
 
     def read(self) -> Snapshot | None:
-        """What was kept, unless it is too old, damaged, or of another target."""
+        """The cached set, unless it is too old, damaged, or of another target."""
         try:
             content = json.loads(self.path.read_text())
             if (content["version"], content["target"]) != (VERSION, self._target):
@@ -69,7 +69,7 @@ class SnapshotCache:
             age = self._clock() - content["written"]
             if age < 0:
                 raise ValueError(f"it was written {-age:.0f} s in the future; the clock has been set back")
-            if not age <= self._settings.max_age:  # not a number is too old, too
+            if not age <= self._settings.max_age:  # NaN is too old, too
                 raise ValueError(f"it is {age:.0f} s old")
             return Snapshot.of(_endpoint(*fields) for fields in content["endpoints"])
         except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""One file a registry; `source.py` says what each must do and finds it by its scheme."""
+"""One file for each registry; `source.py` has their protocol and finds them by scheme."""

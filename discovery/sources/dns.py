@@ -1,8 +1,8 @@
-"""A name's addresses, asked for on a timer (scheme dns-poll): DNS tells nobody of a change, so it is asked again and again.
+"""A name's addresses, queried on a timer (scheme dns-poll), because DNS does not announce changes.
 
-With a port: A and AAAA records. Without: SRV (RFC 2782), whose port and weight count, and of whose priorities the lowest; the
-addresses come from the same answer where the server sends them along. A pod with an IPv4 and an IPv6 address is two endpoints
-here: DNS does not say that they are one.
+With a port: A and AAAA records. Without: SRV (RFC 2782), with port and weight, of the lowest priority; the addresses come from the
+same answer if the server includes them. A pod with an IPv4 and an IPv6 address counts as two endpoints: DNS does not say that they
+are one.
 """
 
 import ipaddress
@@ -22,13 +22,13 @@ from ..snapshot import Endpoint, Snapshot, canonical_address, parse_authority
 from ..target import Target
 
 MINIMAL_REFRESH = 0.05
-"""Seconds between two questions at the least, whatever the setting says."""
+"""The minimum of seconds between two queries, whatever the setting is."""
 
 _ADDRESS_TYPES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 
 
 class DnsSource:
-    """Asks, yields, waits, until closed. A name without records is an empty set; a question without an answer an error."""
+    """Queries, yields, waits, until closed. A name without records is an empty set; a query without an answer is an error."""
 
     knows_health: ClassVar[bool] = False
     empty: ClassVar[Empty] = Empty("keep")
@@ -58,7 +58,7 @@ class DnsSource:
             return [Endpoint(address, port, name=name.removesuffix(".")) for address in self._addresses(name)]
 
     def _addresses(self, name: str) -> list[str]:
-        """Both families. Where one fails all fail: half an answer would take away endpoints that live."""
+        """Both families. If one fails, all fail: half an answer would remove endpoints that exist."""
         answers = [self._ask(name, kind) for kind in _ADDRESS_TYPES]
         return [record.address for answer in answers if answer is not None for record in answer.rrset or ()]
 
@@ -85,7 +85,7 @@ class DnsSource:
         )
 
     def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> dns.resolver.Answer | None:
-        """The answer, perhaps without a record; None where there is no such name."""
+        """The answer, possibly without a record; None if the name does not exist."""
         try:
             # A name with a dot at its end is complete; others go through resolv.conf's search list.
             return self._resolver.resolve(name, kind, raise_on_no_answer=False, search=not name.endswith("."))
@@ -100,8 +100,8 @@ class DnsSource:
 
 
 def _sent_along(answer: dns.resolver.Answer) -> dict[dns.name.Name, list[str]]:
-    """The addresses of the additional section, by host. A host with fewer families than others is left out, to be asked for:
-    a server may drop what does not fit, without a word."""
+    """The addresses of the additional section, by host. A host with fewer families than others is omitted, and queried: a server may
+    silently drop what does not fit."""
     found: dict[dns.name.Name, dict[dns.rdatatype.RdataType, list[str]]] = {}
     for records in answer.response.additional:
         if records.rdtype in _ADDRESS_TYPES:
@@ -116,7 +116,7 @@ def _written(server: str | dns.nameserver.Nameserver) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """One line, without the servers' list that dnspython repeats."""
+    """One line, without the list of servers that dnspython repeats."""
     if isinstance(error, dns.resolver.NoNameservers):
         codes = {str(attempt[3]) for attempt in error.kwargs.get("errors", ())}
         return "; ".join(sorted(codes)) or "every server failed"
@@ -126,7 +126,7 @@ def _reason(error: Exception) -> str:
 
 
 def _resolver(target: Target, settings: Dns) -> dns.resolver.Resolver:
-    """dnspython's, without a cache, asking the servers that were set or those of the system."""
+    """dnspython's, without a cache, with the configured servers or those of the system."""
     try:
         resolver = dns.resolver.Resolver(configure=True)
     except dns.resolver.NoResolverConfiguration:
@@ -136,7 +136,7 @@ def _resolver(target: Target, settings: Dns) -> dns.resolver.Resolver:
     if settings.servers:
         resolver.nameservers = [_server(target, server) for server in settings.servers]
     resolver.lifetime = settings.timeout
-    resolver.timeout = settings.timeout / 3  # a lost datagram, or a server that is down, must leave time for another try
+    resolver.timeout = settings.timeout / 3  # leaves time for another attempt after a lost datagram or a server that is down
     return resolver
 
 

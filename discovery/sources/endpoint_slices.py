@@ -1,7 +1,7 @@
 """EndpointSlices in (decoded JSON of discovery.k8s.io/v1), endpoints out. Pure; the rules are those of the API's reference.
 
-A Service's endpoints are spread over several slices, each with its own ports, and an endpoint may stand in two slices while
-it is being moved.
+A Service's endpoints are spread over several slices, each with its own ports, and an endpoint may be in two slices while it is
+being moved.
 """
 
 from collections.abc import Iterable
@@ -11,23 +11,23 @@ from typing import Any
 from ..snapshot import Endpoint, Health
 
 USUAL_PORT = "grpc"
-"""The port that is meant where a target names none and the Service has several."""
+"""The default port if a target names none and the Service has several."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What one EndpointSlice says about the wanted port."""
+    """One EndpointSlice's data about the wanted port."""
 
     entries: tuple[tuple[str, Endpoint], ...] = ()
-    """Endpoints, each with what it stands for (a pod), or nothing where the slice does not tell."""
+    """Endpoints, each with its target reference (a pod), if it has one."""
     ipv6: bool = False
     problems: tuple[str, ...] = ()
     other_ports: tuple[str, ...] = ()
-    """The ports there are, where the wanted one is not among them."""
+    """The existing ports, if the wanted one is not among them."""
 
 
 def read(content: Any, wanted: str) -> Slice:
-    """One EndpointSlice; `wanted` is a port's name or number, or empty. Whatever is malformed becomes a problem."""
+    """Parse one EndpointSlice; `wanted` is a port's name or number, or empty. Malformed data becomes a problem."""
     if not isinstance(content, dict) or not isinstance(content.get("metadata"), dict):
         return Slice(problems=("an EndpointSlice without metadata is left out",))
     name = content["metadata"].get("name")
@@ -56,7 +56,7 @@ def read(content: Any, wanted: str) -> Slice:
 
 
 def merge(slices: Iterable[Slice]) -> tuple[list[Endpoint], list[str]]:
-    """All slices of a Service as one set. Of a pod with both families its IPv4 address counts: two would double its share."""
+    """All slices of a Service as one set. A pod with both families counts by its IPv4 address: two endpoints would double its share."""
     ordered = sorted(slices, key=lambda part: part.ipv6)
     both = bool(ordered) and ordered[-1].ipv6 and not ordered[0].ipv6
     by_ipv4: set[str] = {identity for part in ordered if not part.ipv6 for identity, _ in part.entries} if both else set()
@@ -75,11 +75,11 @@ _PREFERENCE = {Health.HEALTHY: 0, Health.UNKNOWN: 1, Health.DRAINING: 2, Health.
 
 
 def _port(ports: Any, wanted: str) -> tuple[int | None, tuple[str, ...]]:
-    """The port's number in this slice, or None and what there is instead."""
+    """The port's number in this slice, or None and the existing ports."""
     listed = [port for port in ports if isinstance(port, dict) and port.get("protocol", "TCP") == "TCP"]
     if wanted.isdigit():
         numbers = [port.get("port") for port in listed]
-        # A slice without ports, or with one that has no number, stands for all ports.
+        # A slice without ports, or with one without a number, means all ports.
         if not numbers or None in numbers or int(wanted) in numbers:
             return int(wanted), ()
     elif not wanted and len(listed) == 1 and isinstance(listed[0].get("port"), int):
@@ -107,7 +107,7 @@ def _entry(item: Any, port: int) -> tuple[str, Endpoint]:
 
 
 def _health(conditions: Any) -> Health:
-    """A condition that is not set has a meaning: ready counts as true, serving as ready, terminating as false (EndpointConditions)."""
+    """Defaults of unset conditions: ready is true, serving is as ready, terminating is false (EndpointConditions)."""
     ready = conditions.get("ready")
     if ready is None or ready:
         return Health.HEALTHY

@@ -1,7 +1,7 @@
 """Keys under `service/` in etcd, read once and then watched (scheme etcd), as etcd's Go package naming/endpoints writes them.
 
-A value is JSON with `Addr`, `host:port`, and `Metadata`, of which `zone` and `weight` count here. Keys of other services that
-merely begin alike are never read.
+A value is JSON with `Addr`, `host:port`, and `Metadata`, of which `zone` and `weight` are used. Keys of other services with a similar
+name are never read.
 """
 
 import json
@@ -17,7 +17,7 @@ from .etcd_client import EtcdClient, EtcdError, prefix_end
 
 
 class EtcdSource:
-    """Every `watch` is a new connection, to the next member after a failure."""
+    """Every `watch` opens a new connection, after a failure to the next member."""
 
     knows_health: ClassVar[bool] = True
     empty: ClassVar[Empty] = Empty("hold", 10.0)
@@ -37,7 +37,7 @@ class EtcdSource:
                 return
             try:
                 client = self._client = EtcdClient(self._settings, self._member)
-            except TargetError as error:  # a certificate file that was there at the start is gone
+            except TargetError as error:  # a certificate file has been deleted since the start
                 raise SourceError(str(error)) from None
         try:
             yield from self._follow(client)
@@ -75,9 +75,9 @@ def _snapshot(listed: dict[bytes, Endpoint | str], last: Snapshot | None) -> Sna
 
 
 def decode(key: bytes, value: bytes) -> Endpoint | str:
-    """The endpoint that a key holds, or the sentence that says why it holds none.
+    """The endpoint in a key's value, or the reason why there is none.
 
-    Field names are matched without regard to case, as Go's encoding/json does; unknown fields are let be.
+    Field names are case-insensitive, as in Go's encoding/json; unknown fields are ignored.
     """
     name = key.decode(errors="replace")
     try:
@@ -105,15 +105,15 @@ def decode(key: bytes, value: bytes) -> Endpoint | str:
 
 
 def _text(value: str) -> str:
-    """Without halves of surrogate pairs, which JSON can spell and UTF-8 cannot hold: U+FFFD in their place, as in Go."""
+    """With U+FFFD in place of lone surrogates, which JSON can represent and UTF-8 cannot, as in Go."""
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _weight(value: object) -> int:
-    """A whole number from 1 up; anything else counts as 1, because a server with an odd weight still serves."""
+    """An integer of 1 or more; anything else counts as 1, because a server with an invalid weight still serves."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535 else 1
 
 
 def open_source(target: Target, config: Config) -> EtcdSource:
-    """The source of an `etcd:///service` target; `config.etcd` applies. Raises TargetError for settings that cannot work."""
+    """The source of an `etcd:///service` target; `config.etcd` applies. Raises TargetError for invalid settings."""
     return EtcdSource(target, config.etcd)

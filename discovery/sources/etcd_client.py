@@ -1,7 +1,6 @@
 """etcd's v3 API, as far as discovery needs it, over one connection to one member: requests in, plain values or EtcdError out.
 
-Nothing is retried here and no state is kept: whoever calls closes the client after an error and opens the next one, on the
-next member.
+Nothing is retried here, and no state is kept: after an error, the caller closes the client and opens another one, on the next member.
 """
 
 import threading
@@ -21,15 +20,15 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 class EtcdError(Exception):
-    """A member did not do what it was asked; the text is a sentence that names it and the reason."""
+    """A request to a member failed; the text is a sentence that names the member and the reason."""
 
 
 _QUESTIONS = 5
-"""How often a watch asks within `timeout`: a member drops the question while it is behind with that watch."""
+"""How often a watch requests progress within `timeout`: a member drops the request while it is behind with that watch."""
 
 
 class Entry(NamedTuple):
-    """A key as etcd holds it; `value` is None for one that was deleted. `lease` is 0 for none."""
+    """A key in etcd; `value` is None if it was deleted. `lease` is 0 for none."""
 
     key: bytes
     value: bytes | None
@@ -37,14 +36,14 @@ class Entry(NamedTuple):
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """The first key behind all that begin with `prefix`, which etcd wants as `range_end`; it must not end in 0xff."""
+    """The first key after all that start with `prefix`: etcd's `range_end`. `prefix` must not end in 0xff."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
 class EtcdClient:
-    """A connection to one member, authenticated where a user is set. Its owner closes it.
+    """A connection to one member, authenticated if a user is set. Its owner closes it.
 
-    Raises TargetError where the certificate files of the settings cannot be read.
+    Raises TargetError if the certificate files of the settings cannot be read.
     """
 
     def __init__(self, settings: Etcd, member: int) -> None:
@@ -54,8 +53,8 @@ class EtcdClient:
         options = (
             ("grpc.enable_http_proxy", 0),
             ("grpc.enable_retries", 0),
-            ("grpc.use_local_subchannel_pool", 1),  # a connection of our own, so that closing it ends it
-            ("grpc.max_receive_message_length", -1),  # a prefix comes in one message
+            ("grpc.use_local_subchannel_pool", 1),  # a separate connection, so that closing the channel closes it
+            ("grpc.max_receive_message_length", -1),  # a prefix is returned in one message
         )
         if tls:
             self._channel = grpc.secure_channel(address, _credentials(settings), options)
@@ -64,11 +63,11 @@ class EtcdClient:
         self._token: str | None = None
 
     def close(self) -> None:
-        """End the connection and whatever runs on it. May be called from another thread, and twice."""
+        """Close the connection and end whatever runs on it. May be called from another thread, and twice."""
         self._channel.close()
 
     def authenticate(self) -> None:
-        """Exchange user and password, where there are any, for the token that every later request carries."""
+        """Exchange user and password, if set, for the token of every later request."""
         if self._settings.user:
             request = wire.AuthenticateRequest(name=self._settings.user, password=self._settings.password)
             self._token = self._ask("Auth/Authenticate", request, wire.AuthenticateResponse).token
@@ -80,7 +79,7 @@ class EtcdClient:
         return answer.header.revision, [Entry(kv.key, kv.value, kv.lease) for kv in answer.kvs]
 
     def put(self, key: bytes, value: bytes, lease: int) -> int:
-        """Set a key that ends with `lease`; returns the revision."""
+        """Set a key attached to `lease`; returns the revision."""
         return self._ask("KV/Put", wire.PutRequest(key=key, value=value, lease=lease), wire.PutResponse).header.revision
 
     def grant(self, ttl: int) -> int:
@@ -88,11 +87,11 @@ class EtcdClient:
         return self._ask("Lease/LeaseGrant", wire.LeaseGrantRequest(ttl=ttl), wire.LeaseGrantResponse).id
 
     def revoke(self, lease: int) -> None:
-        """End a lease, and with it all of its keys."""
+        """Revoke a lease, which deletes all of its keys."""
         self._ask("Lease/LeaseRevoke", wire.LeaseRevokeRequest(id=lease), wire.LeaseRevokeResponse)
 
     def keep_alive(self, lease: int) -> bool:
-        """Give a lease its full time again; False where it has ended already."""
+        """Renew a lease; False if it has expired."""
         call = self._method("stream_stream", "Lease/LeaseKeepAlive", wire.LeaseKeepAliveResponse)
         answers = call(iter([wire.LeaseKeepAliveRequest(id=lease)]), timeout=self._settings.timeout, metadata=self._metadata())
         try:
@@ -103,8 +102,8 @@ class EtcdClient:
             answers.cancel()
 
     def watch(self, key: bytes, range_end: bytes, revision: int) -> "Watch":
-        """Every change from `revision` on, which must not lie ahead: until it is reached, members since 3.4.25 and 3.5.8
-        do not say that they live. Who has read a revision watches from that one, and sees its changes again."""
+        """Every change from `revision` on, which must not be in the future: until it is reached, members since 3.4.25 and 3.5.8 send no
+        progress. After reading a revision, watch from that one, and its changes come again."""
         return Watch(self, key, range_end, revision)
 
     def _ask(self, method: str, request: Message, answer: type[Answer]) -> Answer:
@@ -124,7 +123,7 @@ class EtcdClient:
         return multicallable
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        # etcd's own header: a member that has lost its leader ends the stream instead of keeping it silent.
+        # etcd's own header: a member that has lost its leader ends the stream instead of going silent.
         leader = (("hasleader", "true"),)
         return (*leader, ("token", self._token)) if self._token else leader
 
@@ -133,12 +132,11 @@ class EtcdClient:
 
 
 class Watch:
-    """A stream of changes: iterate to get the changes of one or more revisions at a time, whole transactions together, and
-    none at all as a mere sign of life.
+    """A stream of changes: iterate to get the changes of one or more revisions at a time, complete transactions together, or an
+    empty list as a sign of progress.
 
-    Every `keepalive` seconds the member is asked for its progress; one that has said nothing for `timeout` seconds after
-    that is taken for lost, even though its connection still stands. Ends with EtcdError, also where the
-    revision was compacted and only a new look at all keys helps.
+    Every `keepalive` seconds, progress is requested; a member that sends nothing for `timeout` seconds after that counts as failed,
+    even if its connection is open. Ends with EtcdError, also if the revision was compacted, which requires reading all keys again.
     """
 
     def __init__(self, client: EtcdClient, key: bytes, range_end: bytes, revision: int) -> None:
@@ -153,7 +151,7 @@ class Watch:
         call = client._method("stream_stream", "Watch/Watch", wire.WatchResponse)
         try:
             self._responses = call(self._requests(), metadata=client._metadata())
-        except ValueError as error:  # the channel was closed in between
+        except ValueError as error:  # the channel was closed in the meantime
             raise client._failed("Watch", error) from None
 
     def __iter__(self) -> Iterator[list[Entry]]:
@@ -177,7 +175,7 @@ class Watch:
             self.cancel()
 
     def cancel(self) -> None:
-        """End it; the iteration raises EtcdError. May be called from another thread, and twice."""
+        """Stop the watch; the iteration raises EtcdError. May be called from another thread, and twice."""
         self._ended.set()
         self._responses.cancel()
 
@@ -213,7 +211,7 @@ def _reason(settings: Etcd, what: str, error: Exception) -> str:
         return f"it does not accept the user '{settings.user}' and its password or token: {details}"
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return f"its certificate cannot be verified; see Etcd(ca='{settings.ca}'): {details}"
-    if "TSI_DATA_CORRUPTED" in details:  # gRPC's word for an alert of the server's
+    if "TSI_DATA_CORRUPTED" in details:  # gRPC's text for a TLS alert from the server
         return f"it refuses the client's certificate, or the lack of one; see Etcd(certificate=..., key=...): {details}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {settings.timeout:g} s ({what})"
@@ -223,7 +221,7 @@ def _reason(settings: Etcd, what: str, error: Exception) -> str:
 
 
 def _address(endpoint: str, tls: bool) -> tuple[str, bool]:
-    """`host:port` as gRPC dials it, and whether by TLS: https asks for it, as do certificate files."""
+    """`host:port` for gRPC, and whether to use TLS: https or certificate files enable it."""
     scheme, separator, rest = endpoint.rpartition("://")
     address = rest.rstrip("/")
     try:
@@ -238,7 +236,7 @@ def _address(endpoint: str, tls: bool) -> tuple[str, bool]:
 
 
 def _credentials(settings: Etcd) -> grpc.ChannelCredentials:
-    """Read anew for every connection, so that renewed certificates are taken up."""
+    """Read again for every connection, so that renewed certificates are used."""
     try:
         return CertificateFiles(ca=settings.ca, certificate=settings.certificate, key=settings.key).credentials
     except CertificateError as error:

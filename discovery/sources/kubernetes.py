@@ -1,7 +1,7 @@
 """A Service's EndpointSlices from the Kubernetes API, listed once and then watched (scheme kubernetes).
 
-The official client finds the API server and keeps the credentials fresh; what comes back is read as plain JSON, because its
-models cost twenty times as much. All that is ever needed is get, list and watch on endpointslices in one namespace.
+The official client finds the API server and renews the credentials; responses are parsed as plain JSON, because its models cost
+twenty times as much. The permissions needed are get, list, and watch on endpointslices in one namespace.
 """
 
 import contextlib
@@ -28,21 +28,21 @@ from .endpoint_slices import Slice
 credentials: Any = config  # it has no types
 
 WATCH_TIME = 300
-"""Seconds after which, at the least, the API server ends a watch; the next goes on from where it ended. Up to twice that, so
-that a fleet of clients does not come back all at once."""
+"""The minimum of seconds after which the API server ends a watch; the next one continues from there. At most twice that, so that many
+clients do not reconnect at once."""
 
 SLOW_RETRY = 10.0
-"""Seconds between attempts that fail until a person has changed something."""
+"""Seconds between attempts after errors that need a person to fix them."""
 
 _ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 class KubernetesSource:
-    """Every `watch` lists anew. Raises TargetError where there are no credentials to be found."""
+    """Every `watch` starts with a list. Raises TargetError if there are no credentials."""
 
     knows_health: ClassVar[bool] = True
-    # After an API server's return the node controller counts all pods as not ready until their nodes have reported, for about a
-    # minute; and believing sooner that a Service has lost all of its pods would help nobody.
+    # After an API server's return, the node controller marks all pods as not ready until their nodes have reported, for about a
+    # minute. Accepting sooner that a Service has lost all of its pods has no advantage.
     empty: ClassVar[Empty] = Empty("hold", 120.0)
 
     def __init__(self, target: Target, settings: Kubernetes) -> None:
@@ -63,17 +63,17 @@ class KubernetesSource:
             while version and not self._closed:
                 begun = time.monotonic()
                 for events in self._events(version):
-                    changed = False  # what did not change is passed on all the same, as a sign of life: bookmarks are
+                    changed = False  # also without a change, as a sign of progress: bookmarks
                     for kind, content in events:
                         if kind == "ERROR":
                             if (content or {}).get("code") == 410:
-                                return  # too old to go on from: the next watch lists anew
+                                return  # too old to continue from: the next watch starts with a list
                             raise SourceError(self._sentence((content or {}).get("code"), (content or {}).get("message")))
                         version = content["metadata"].get("resourceVersion") or version
                         changed = _apply(slices, kind, content, self._target.port) or changed
                     yield (last := self._snapshot(slices, last) if changed else last)
                 if time.monotonic() - begun < 1:
-                    return  # an API server that ends watches at once must not be asked without a pause
+                    return  # do not reconnect without a delay to an API server that ends watches immediately
         except api.ApiException as error:
             if error.status == 410 or self._closed:
                 return
@@ -82,7 +82,7 @@ class KubernetesSource:
                     f"the Kubernetes API at {self._api.configuration.host} cannot be read: {' '.join(str(error.reason).split())}"
                 ) from None
             if error.status == 401:
-                with contextlib.suppress(TargetError):  # the next answer is 401 again, and reads them again
+                with contextlib.suppress(TargetError):  # the next answer is 401 again, after which they are read again
                     self._connect()
             slowly = SLOW_RETRY if error.status in (401, 403, 404) else None
             raise SourceError(self._sentence(error.status, error.body), retry_after=slowly) from None
@@ -110,7 +110,7 @@ class KubernetesSource:
         _tell_connections(self._api, self._connected)
 
     def _connected(self, each: socket.socket) -> None:
-        """Note a socket, or end it where this source was closed; nothing else wakes a thread that waits for an answer."""
+        """Record a socket, or close it if this source was closed; nothing else wakes a thread that waits for an answer."""
         self._sockets.add(each)
         if self._closed:
             with contextlib.suppress(OSError):  # it has just ended by itself
@@ -129,7 +129,7 @@ class KubernetesSource:
         return response
 
     def _events(self, version: str) -> Iterator[list[tuple[str, Any]]]:
-        """What has happened since `version`: the events of one chunk at a time. Ends when the server ends the watch."""
+        """The events since `version`, one chunk at a time. Ends when the server ends the watch."""
         seconds = round(WATCH_TIME * random.uniform(1, 2))
         response = self._ask(watch=True, resource_version=version, allow_watch_bookmarks=True, timeout_seconds=seconds)
         try:
@@ -184,7 +184,7 @@ def _name(content: Any) -> str:
 
 
 def _client(target: Target, settings: Kubernetes) -> tuple[api.ApiClient, str]:
-    """A client with credentials, and the namespace that is meant where the target names none."""
+    """A client with credentials, and the namespace for targets without one."""
     configuration = api.Configuration()
     chosen = settings.kubeconfig or settings.context or os.environ.get("KUBECONFIG")
     unreadable = credentials.kube_config.yaml.YAMLError
@@ -194,7 +194,7 @@ def _client(target: Target, settings: Kubernetes) -> tuple[api.ApiClient, str]:
             with open(f"{_ACCOUNT}/namespace") as file:
                 own = file.read().strip()
         else:
-            # Not left to the library, which remembers the variable from when it was imported.
+            # The library reads the variable once, when it is imported.
             file_name = settings.kubeconfig or os.environ.get("KUBECONFIG") or None
             context = settings.context or None
             credentials.load_kube_config(file_name, context, client_configuration=configuration, persist_config=False)
@@ -207,12 +207,12 @@ def _client(target: Target, settings: Kubernetes) -> tuple[api.ApiClient, str]:
             f"target '{target}': there are no credentials for a Kubernetes API ({reason}); run in a pod, set KUBECONFIG, "
             f"or name a file in Kubernetes(kubeconfig=...)"
         ) from None
-    configuration.retries = False  # the resolver is the only one that tries again
+    configuration.retries = False  # only the resolver retries
     return api.ApiClient(configuration), target.namespace or own or "default"
 
 
 def _tell_connections(client: api.ApiClient, connected: Callable[[socket.socket], None]) -> None:
-    """Make urllib3 tell of every socket that it has connected."""
+    """Make urllib3 report every socket that it has connected."""
     manager: Any = client.rest_client.pool_manager
 
     def telling(pool: Any) -> Any:
@@ -220,7 +220,7 @@ def _tell_connections(client: api.ApiClient, connected: Callable[[socket.socket]
             def connect(self) -> None:
                 super().connect()
                 made: Any = self.sock
-                connected(getattr(made, "socket", made))  # TLS inside a proxy's TLS has no descriptor of its own
+                connected(getattr(made, "socket", made))  # TLS inside a proxy's TLS has no file descriptor
 
         return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
@@ -228,7 +228,7 @@ def _tell_connections(client: api.ApiClient, connected: Callable[[socket.socket]
 
 
 def _message(body: object) -> str:
-    """What a Kubernetes Status says, or the beginning of whatever else came."""
+    """The message of a Kubernetes Status, or the beginning of any other body."""
     text = body.decode(errors="replace") if isinstance(body, bytes) else str(body or "no reason given")
     try:
         return str(json.loads(text)["message"])

@@ -1,4 +1,4 @@
-"""A set that the program itself decides: `Manual.set` in, snapshots out (scheme manual)."""
+"""A set that the program itself sets: `Manual.set` in, snapshots out (scheme manual)."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from ..target import Target, parse
 
 
 class _Board:
-    """The last set of one name, and a version that tells a watcher whether it has seen it."""
+    """The last set of one name, and a version by which a watcher detects a new one."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -19,7 +19,7 @@ class _Board:
         self.version = 0
 
 
-_boards: dict[str, _Board] = {}  # by name; channels and programs meet here, whichever comes first
+_boards: dict[str, _Board] = {}  # by name; the channel or the program may come first
 _boards_lock = threading.Lock()
 
 
@@ -29,9 +29,9 @@ def _board(name: str) -> _Board:
 
 
 class Manual:
-    """The writing end of `manual:///name`: for tests, for demos, and for a registry that has no source yet.
+    """The writing side of `manual:///name`: for tests, for demos, and for a registry without a source.
 
-    Raises TargetError for a name that cannot stand in a target.
+    Raises TargetError for a name that is not valid in a target.
     """
 
     def __init__(self, name: str) -> None:
@@ -39,10 +39,10 @@ class Manual:
         self._board = _board(parse(self.target).name)
 
     def set(self, endpoints: Iterable[Endpoint | str]) -> None:
-        """Replace the whole set; text is read as `host:port`. Channels learn of it in milliseconds.
+        """Replace the whole set; text is parsed as `host:port`. Channels use it within milliseconds.
 
-        An empty set is believed unless the channel's Config says otherwise. Raises TargetError, and changes nothing,
-        where one entry cannot be meant: the caller is the one who can mend it.
+        An empty set is accepted unless the channel's Config says otherwise. Raises TargetError, and changes nothing, if an entry is
+        invalid.
         """
         snapshot = Snapshot.of([_endpoint(item) for item in endpoints], last=self._board.snapshot)
         if snapshot.problems:
@@ -63,7 +63,7 @@ def _endpoint(item: Endpoint | str) -> Endpoint:
 
 
 class ManualSource:
-    """The reading end; waits until the program has set something."""
+    """The reading side; waits until the program has set something."""
 
     knows_health: ClassVar[bool] = True
     empty: ClassVar[Empty] = Empty("fail")
@@ -91,6 +91,6 @@ class ManualSource:
 
 
 def open_source(target: Target, config: Config) -> ManualSource:
-    """The source of a `manual:///name` target; no setting applies."""
+    """The source of a `manual:///name` target; it has no settings."""
     del config
     return ManualSource(_board(target.name))

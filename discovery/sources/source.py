@@ -1,6 +1,6 @@
-"""What a registry must offer, and the table that finds it by a target's scheme.
+"""The protocol of sources, and the table of them by scheme.
 
-To add a registry: write `sources/<module>.py` with a class that fulfils `Source`, and add its line to `SOURCES`.
+To add a registry: write `sources/<module>.py` with a class that implements `Source`, and add a line to `SOURCES`.
 """
 
 import importlib
@@ -14,21 +14,20 @@ from ..target import Target
 
 
 class Source(Protocol):
-    """One registry's word on one target. A resolver owns it, runs `watch` on a thread of its own, and closes it."""
+    """Reads one target from one registry. A resolver owns it, runs `watch` on a thread of its own, and closes it."""
 
     knows_health: ClassVar[bool]
-    """Whether the registry drops or marks endpoints that are not ready. If not, the endpoints are asked themselves."""
+    """Whether the registry removes or marks endpoints that are not ready. If not, the endpoints are health-checked."""
 
     empty: ClassVar[Empty]
-    """What an empty answer after a non-empty one means here, unless the caller says otherwise."""
+    """The default policy for an empty set after a non-empty one."""
 
     def watch(self) -> Iterator[Snapshot]:
         """Yield the complete set, once it is complete, and again after every change; an empty one is a set too.
 
-        Block until there is something to yield. Raise SourceError when the registry cannot be read or the stream breaks;
-        ending without an error means a normal end. Either way the resolver calls `watch` again, after its backoff, and
-        expects a fresh and complete set first. So a source never retries, delays or compares. Malformed entries are left
-        out and named in the snapshot's `problems`.
+        Block until there is something to yield. Raise SourceError when the registry cannot be read or the stream breaks; returning
+        means a normal end. Either way, the resolver calls `watch` again, after its backoff, and expects a new complete set first. A
+        source therefore never retries, delays, or compares. Malformed entries are skipped and named in the snapshot's `problems`.
         """
         ...
 
@@ -48,9 +47,9 @@ SOURCES: dict[str, tuple[str, str]] = {
 
 
 def open_source(target: Target, config: Config) -> Source:
-    """The source that reads `target`; nothing is connected yet.
+    """The source for `target`; nothing is connected yet.
 
-    Raises TargetError where the target cannot be meant, or where the source's file or library is not installed.
+    Raises TargetError if the target is invalid, or if the source's file or library is not installed.
     """
     module_name, library = SOURCES[target.scheme]
     try:

@@ -12,7 +12,7 @@ from ..target import Target
 
 
 class StaticSource:
-    """IP literals as they are; host names are looked up once, through the system, all their addresses counting."""
+    """IP literals as they are; host names are resolved once, by the system, to all their addresses."""
 
     knows_health: ClassVar[bool] = False
     empty: ClassVar[Empty] = Empty("fail")
@@ -41,6 +41,6 @@ class StaticSource:
 
 
 def open_source(target: Target, config: Config) -> StaticSource:
-    """The source of a `static:///host:port,host:port` target; no setting applies."""
+    """The source of a `static:///host:port,host:port` target; it has no settings."""
     del config
     return StaticSource(target)

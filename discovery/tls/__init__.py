@@ -1,1 +1,1 @@
-"""Certificate files that are followed while a channel or server runs."""
+"""Certificate files that are watched, and channels that rotate with them."""

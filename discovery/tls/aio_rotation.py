@@ -1,4 +1,4 @@
-"""`renewal.py` for grpc.aio: the same generations of channels, with the event loop in the place of callbacks' threads."""
+"""`rotation.py` for grpc.aio: the same generations of channels, on the event loop instead of threads."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ Open = Callable[[grpc.ChannelCredentials], grpc.aio.Channel]
 
 
 class RenewedChannel(grpc.aio.Channel):
-    """`grpc.aio.secure_channel` with files in the place of credentials. It follows them from its first use on, for before that
-    it may have no event loop."""
+    """`grpc.aio.secure_channel` with files in place of credentials. It watches them from its first use on, because it may have no
+    event loop before."""
 
     def __init__(self, files: CertificateFiles, open: Open) -> None:
         self._files = files
@@ -31,7 +31,7 @@ class RenewedChannel(grpc.aio.Channel):
         self._generations = Generations(open(self._opened_with), self._end)
 
     def used(self) -> Generations[grpc.aio.Channel]:
-        """The generations, followed from now on."""
+        """The generations, watched from now on."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             renew = weakref.WeakMethod(self._renew)
@@ -41,8 +41,8 @@ class RenewedChannel(grpc.aio.Channel):
         return self._generations
 
     def _renew(self) -> None:
-        """Open a channel beside the one in use, if the files are new. It takes over when it stands, or at once where
-        nothing stands that could be lost."""
+        """Open another channel if the files are new. It is used once it is connected, or immediately if the one in use is not
+        connected."""
         credentials = self._files.credentials
         if credentials is self._opened_with or self._loop is None:
             return
@@ -78,7 +78,7 @@ class RenewedChannel(grpc.aio.Channel):
         return self._generations.current.channel.get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Also the change to another channel ends the wait."""
+        """A change to another channel ends the wait too."""
         channel = self.used().current.channel
         waiting = {
             asyncio.ensure_future(channel.wait_for_state_change(last_observed_state)),
@@ -91,7 +91,7 @@ class RenewedChannel(grpc.aio.Channel):
                 task.cancel()
         for task in done:
             if channel is self._generations.current.channel:
-                task.result()  # raises where this channel was closed
+                task.result()  # raises if this channel was closed
 
     async def channel_ready(self) -> None:
         while (state := self.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
@@ -125,19 +125,19 @@ class RenewedChannel(grpc.aio.Channel):
 
 
 def _tell(loop: asyncio.AbstractEventLoop, renew: "weakref.WeakMethod[Callable[[], None]]") -> None:
-    """On the thread that follows the files."""
+    """On the thread that watches the files."""
 
     def now() -> None:
         living = renew()
         if living is not None:
             living()
 
-    with contextlib.suppress(RuntimeError):  # the loop was closed in between: nobody calls any more
+    with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
         loop.call_soon_threadsafe(now)
 
 
 class _Method:
-    """A method of any kind. The callable of gRPC's channel is made once for each channel."""
+    """A method of any kind. The callable of gRPC's channel is created once for each channel."""
 
     def __init__(self, owner: RenewedChannel, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._owner = owner

@@ -1,8 +1,7 @@
-"""TLS files that change: the last good set of them, as gRPC's credentials, and word of every new one.
+"""Certificate files that change: the last good set of them, as gRPC's credentials, and a callback for every new one.
 
-A certificate is renewed by whoever issues it (cert-manager, SPIFFE's agent) long before it ends, by writing new files. gRPC
-Python reads none itself (`grpc.ssl_channel_credentials` takes bytes, once), so the files are followed here. What
-cannot be used never reaches gRPC.
+The issuer (cert-manager, SPIFFE's agent) renews a certificate long before it expires, by writing new files. gRPC Python does not read
+files (`grpc.ssl_channel_credentials` takes bytes, once), so they are watched here. Unusable files never reach gRPC.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ OnChange = Callable[[grpc.ChannelCredentials], None]
 
 @dataclass(frozen=True, slots=True)
 class Pem:
-    """What the files held at one moment; None for a file that was not asked for. Never shown: one is a private key."""
+    """The contents of the files at one moment; None for a file that is not set. Never shown: one is a private key."""
 
     ca: bytes | None = field(repr=False)
     certificate: bytes | None = field(repr=False)
@@ -33,15 +32,15 @@ class Pem:
 
 
 class CertificateFiles:
-    """PEM files that `secure_channel` follows; stands in the place of grpc.ChannelCredentials there.
+    """PEM files that `secure_channel` watches, in place of grpc.ChannelCredentials.
 
-    ca: authorities that the other side's certificate must come from; empty is the system's.
-    certificate, key: what is shown to the other side (mTLS), the chain's own certificate first; empty shows nothing.
-    refresh: seconds from one look at the files to the next.
+    ca: CAs that the other side's certificate must come from; empty means the system's.
+    certificate, key: presented to the other side (mTLS), the leaf certificate first; empty presents none.
+    refresh: seconds between checks of the files.
 
-    Files are looked at while anybody is subscribed: every channel opened with these is. A new set counts when it is whole:
-    all can be read, and the key fits the certificate; until then the last good set stays and a warning is logged once.
-    Raises CertificateError where there is no good set to begin with.
+    Files are checked while there is a subscriber; every channel opened with them is one. A new set is used once it is complete: all
+    files can be read, and the key matches the certificate. Until then, the last good set stays in use, and a warning is logged once.
+    Raises CertificateError if there is no good set at the start.
     """
 
     def __init__(self, *, ca: str = "", certificate: str = "", key: str = "", refresh: float = 10.0) -> None:
@@ -74,9 +73,9 @@ class CertificateFiles:
             return self._credentials
 
     def server_credentials(self, *, require_client: bool = False) -> grpc.ServerCredentials:
-        """For a server's port: every handshake takes the last good set of its time; open connections are not touched.
+        """For a server's port: every handshake uses the current good set; open connections are not affected.
 
-        The files are followed only while there is a subscriber.
+        The files are watched only while there is a subscriber.
         """
         known = self.pem
 
@@ -94,7 +93,7 @@ class CertificateFiles:
         return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client)
 
     def subscribe(self, on_change: OnChange) -> Callable[[], None]:
-        """Call `on_change` with every new set, on a thread of ours; what comes back ends that."""
+        """Call `on_change` with every new set, on a thread of this object. Returns a function that unsubscribes."""
         token = object()
         with self._lock:
             self._subscribers[token] = on_change
@@ -112,7 +111,7 @@ class CertificateFiles:
         return end
 
     def check(self) -> bool:
-        """Look at the files now; tells whether they hold a new good set, which the subscribers have then been told of."""
+        """Check the files now; returns whether there is a new good set, after the subscribers were called."""
         try:
             pem, problem = self._read(), ""
         except CertificateError as error:
@@ -136,7 +135,7 @@ class CertificateFiles:
             self.check()
 
     def _read(self) -> Pem:
-        """All of the files at one moment. Raises CertificateError for a set that is not whole."""
+        """The contents of all files at one moment. Raises CertificateError for an incomplete set."""
         for _ in range(3):
             pem = self._bytes()
             self._check()
@@ -165,7 +164,7 @@ class CertificateFiles:
                 raise CertificateError(*self._unreadable()) from None
 
     def _unreadable(self) -> tuple[str, str, str]:
-        """Which of certificate and key it is, for which the ssl module has one error alone."""
+        """Which of certificate and key is unusable: the ssl module has the same error for both."""
         with contextlib.suppress(OSError, ValueError):
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.certificate)
             return "key", self.key, "holds no private key in PEM, or one behind a password"
@@ -173,11 +172,11 @@ class CertificateFiles:
 
 
 Credentials = grpc.ChannelCredentials | CertificateFiles
-"""What a secure channel is given."""
+"""The credentials of a secure channel."""
 
 
 def current(credentials: Credentials) -> grpc.ChannelCredentials:
-    """What gRPC is given at this moment."""
+    """The current credentials for gRPC."""
     return credentials.credentials if isinstance(credentials, CertificateFiles) else credentials
 
 
@@ -196,5 +195,5 @@ def _file(name: str, path: str) -> bytes | None:
 
 
 def _no_password() -> str:
-    """Instead of OpenSSL's own question on the terminal."""
+    """In place of OpenSSL's prompt on the terminal."""
     raise ValueError

@@ -1,7 +1,7 @@
 """Why a TLS connection fails, in words: gRPC's details in, a sentence that names the file or setting out.
 
-A client that refuses a server says why. gRPC's servers refuse a client without a word: they close the connection, so what is
-wrong with the client's own certificate is looked up here.
+A client that rejects a server reports why. gRPC's servers reject a client without a reason: they close the connection. The client's
+own certificate is therefore checked here.
 """
 
 import re
@@ -16,10 +16,10 @@ _SILENT = ("Socket closed", "TSI_DATA_CORRUPTED", "Connection reset by peer")
 def explain_tls(
     details: str, files: CertificateFiles | None, server_name: str = "", *, setting: Callable[[str], str] = str
 ) -> str:
-    """A sentence about a failed call's `details`; empty where the failure has nothing to do with TLS.
+    """A sentence about a failed call's `details`; empty if the failure has nothing to do with TLS.
 
-    files: None for a plaintext channel.   server_name: the name that the certificate must carry, empty for the target's.
-    setting: what the program calls its settings `ca`, `certificate` and `server_name`.
+    files: None for a plaintext channel.   server_name: the name that the certificate must have, empty for the target's.
+    setting: the program's names of the settings `ca`, `certificate`, and `server_name`.
     """
     if files is None:
         return ""
@@ -51,9 +51,9 @@ def _own_fault(files: CertificateFiles, setting: Callable[[str], str]) -> str:
 
 
 def own_problem(files: CertificateFiles) -> str:
-    """What a server that trusts the same authorities finds wrong with this client's certificate; empty for nothing.
+    """What a server that trusts the same CAs would reject about this client's certificate; empty for nothing.
 
-    Found by a handshake in memory with itself.
+    Found by a handshake in memory.
     """
     try:
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

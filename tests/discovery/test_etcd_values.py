@@ -279,10 +279,10 @@ def test_the_value_is_what_gos_naming_package_writes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"address": "0.0.0.0:50051"}, "nobody can call 0.0.0.0"),
-        ({"address": "[::]:50051"}, "nobody can call ::"),
-        ({"address": "224.0.0.1:50051"}, "nobody can call 224.0.0.1"),
-        ({"address": "[ff02::1]:50051"}, "nobody can call ff02::1"),
+        ({"address": "0.0.0.0:50051"}, "others cannot reach 0.0.0.0"),
+        ({"address": "[::]:50051"}, "others cannot reach ::"),
+        ({"address": "224.0.0.1:50051"}, "others cannot reach 224.0.0.1"),
+        ({"address": "[ff02::1]:50051"}, "others cannot reach ff02::1"),
         ({"address": "[fe80::1%eth0]:50051"}, "zone index"),
         ({"address": "greeter.local:50051"}, "write the IP address and port"),
         ({"address": "10.0.0.1"}, "write the IP address and port"),

@@ -153,7 +153,7 @@ def test_a_defect_of_the_source_is_logged_shown_and_survived(run: Run, caplog: p
         run.source.steps.put(ZeroDivisionError("oops"))
         run.began()
     assert "ZeroDivisionError: oops" in (run.resolver.status.last_error or "")
-    assert "has a defect" in caplog.text
+    assert "has a bug" in caplog.text
 
 
 def test_an_empty_answer_is_kept_back_and_said(run: Run, caplog: pytest.LogCaptureFixture) -> None:

@@ -101,7 +101,7 @@ def test_a_drain_does_not_wait_for_an_etcd_that_hangs(etcd: Any) -> None:
 @pytest.mark.parametrize(
     ("wishes", "sentence"),
     [
-        ({"REGISTRATION__ADDRESS": "0.0.0.0"}, "settings: the address '0.0.0.0:.*nobody can call 0.0.0.0"),
+        ({"REGISTRATION__ADDRESS": "0.0.0.0"}, "settings: the address '0.0.0.0:.*others cannot reach 0.0.0.0"),
         ({"REGISTRATION__ADDRESS": "greeter"}, "settings: the address 'greeter:"),
         ({"REGISTRATION__TARGET": "dns-poll:///greeter"}, "settings: target 'dns-poll:///greeter' takes no registration"),
         ({"REGISTRATION__ADDRESS": ""}, "settings: REGISTRATION__TARGET=etcd:///greeter with REGISTRATION__ADDRESS empty"),
