@@ -4,10 +4,11 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
 
 from .. import discovery
 from ..calls import served_by
@@ -72,6 +73,9 @@ class ServiceClient:
     before the first call. Raises discovery.DiscoveryError for a target that cannot be used.
     """
 
+    service: ClassVar[ServiceDescriptor]
+    """The service that a subclass calls. Methods whose proto has `option idempotency_level` are retried, others never are."""
+
     def __init__(
         self,
         target: str,
@@ -88,7 +92,7 @@ class ServiceClient:
     ) -> None:
         policy = Policy() if policy is None else policy
         config = discovery.Config(outliers=policy.outliers) if config is None else config
-        arguments = [*channel_options(target, policy), *options]
+        arguments = [*channel_options(target, policy, self.service), *options]
         if tls is None:
             self.channel = discovery.aio.insecure_channel(target, arguments, interceptors=interceptors, config=config)
         else:
@@ -146,13 +150,13 @@ class ServiceClient:
         await self.close()
 
 
-def channel_options(target: str, policy: Policy) -> list[tuple[str, Any]]:
+def channel_options(target: str, policy: Policy, service: ServiceDescriptor) -> list[tuple[str, Any]]:
     """Channel arguments, for every kind of target. Raises discovery.TargetError for a target that cannot be read."""
     keepalive = policy.keepalive
     # Behind one address, a new connection may reach another server, so reconnect soon.
     first_backoff = 100 if discovery.parse_target(target).scheme == "passthrough" else 500
     return [
-        ("grpc.service_config", service_config(target, policy)),
+        ("grpc.service_config", service_config(target, policy, service)),
         ("grpc.keepalive_time_ms", round(keepalive.time * 1000)),
         ("grpc.keepalive_timeout_ms", round(keepalive.timeout * 1000)),
         ("grpc.http2.ping_timeout_ms", round(keepalive.timeout * 1000)),  # or a hung server is detected after 60 s
@@ -166,7 +170,7 @@ def channel_options(target: str, policy: Policy) -> list[tuple[str, Any]]:
     ]
 
 
-def service_config(target: str, policy: Policy) -> str:
+def service_config(target: str, policy: Policy, service: ServiceDescriptor) -> str:
     """The service config in JSON. No timeout in it: gRPC fires it early; deadlines are set call by call."""
     if policy.service_config is not None:
         return policy.service_config
@@ -179,21 +183,20 @@ def service_config(target: str, policy: Policy) -> str:
     config: dict[str, Any] = {"loadBalancingConfig": [balancing]}
     if policy.health_check and not single:
         config["healthCheckConfig"] = {"serviceName": ""}
-    if policy.retry is not None:
-        config["methodConfig"] = [
-            {
-                "name": [{}],
-                "retryPolicy": {
-                    "maxAttempts": policy.retry.attempts,
-                    "initialBackoff": f"{policy.retry.initial_backoff:.3f}s",
-                    "maxBackoff": f"{policy.retry.max_backoff:.3f}s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": list(policy.retry.status_codes),
-                },
-                # Three attempts pass before an address in front of all has left out a server that was killed.
-                **({"waitForReady": True} if single else {}),
-            }
-        ]
+    # Three attempts pass before an address in front of all has left out a server that was killed.
+    wait: dict[str, Any] = {"waitForReady": True} if single else {}
+    config["methodConfig"] = [{"name": [{}], **wait}] if wait else []
+    idempotent = [method.name for method in service.methods if method.GetOptions().idempotency_level]
+    if policy.retry is not None and idempotent:
+        retry = {
+            "maxAttempts": policy.retry.attempts,
+            "initialBackoff": f"{policy.retry.initial_backoff:.3f}s",
+            "maxBackoff": f"{policy.retry.max_backoff:.3f}s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": list(policy.retry.status_codes),
+        }
+        names = [{"service": service.full_name, "method": name} for name in idempotent]
+        config["methodConfig"].append({"name": names, "retryPolicy": retry, **wait})
         # With its decimal point, or gRPC reads thousandths.
         config["retryThrottling"] = {"maxTokens": policy.retry.max_tokens, "tokenRatio": float(policy.retry.token_ratio)}
     return json.dumps(config)
