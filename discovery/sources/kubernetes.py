@@ -167,7 +167,7 @@ class KubernetesSource:
 
 
 def _apply(slices: dict[str, Slice], kind: str, content: Any, port: str) -> bool:
-    """Take over one event; tells whether anything is different."""
+    """Apply one event; returns whether anything is different."""
     if kind not in ("ADDED", "MODIFIED", "DELETED"):
         return False  # a bookmark
     name = _name(content)
