@@ -50,7 +50,10 @@ def issue(ca: Pair | None = None, names: Iterable[str] = ()) -> Pair:
 def _name(text: str) -> x509.GeneralName:
     if "://" in text:
         return x509.UniformResourceIdentifier(text)
-    return x509.DNSName(text) if text[-1].isalpha() else x509.IPAddress(ip_address(text))
+    try:
+        return x509.IPAddress(ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def names(side: str, namespace: str) -> list[str]:

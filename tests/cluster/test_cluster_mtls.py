@@ -33,9 +33,9 @@ class Deployment(Deployed):
     def renew(self, *arguments: str) -> None:
         """New certificates, in files and in the cluster; `make certs` by an environment that is there already."""
         command = [sys.executable, "-B", "-m", "deploy.certificates", "--namespace", self.namespace, *arguments]
-        subprocess.run(
-            command, cwd=self.project, env={**os.environ, "PYTHONPATH": "."}, check=True, capture_output=True, timeout=60
-        )
+        environment = {**os.environ, "PYTHONPATH": "."}
+        done = subprocess.run(command, cwd=self.project, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
         self.make("secrets")
         # A change to the pod makes the kubelet look at once; by itself it would within a minute.
         self.kubectl("annotate", "pods", "--all", "--overwrite", f"renewed={time.time()}")

@@ -43,16 +43,16 @@ def test_what_it_prints_for_a_dotenv_file_is_read_by_the_program(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("side", "dns"), [("server", f"{SLUG}-server-headless.team.svc.cluster.local"), ("client", f"{SLUG}-client")]
+    ("side", "dns"), [("server", f"{SLUG}-server-headless.team-2.svc.cluster.local"), ("client", f"{SLUG}-client")]
 )
 def test_a_certificate_has_the_names_by_which_it_is_called_and_its_spiffe_id(tmp_path: Path, side: str, dns: str) -> None:
     """Both in the given namespace, and in a chain that a strict verifier accepts."""
-    assert run(tmp_path, "--namespace", "team").returncode == 0
+    assert run(tmp_path, "--namespace", "team-2").returncode == 0
     folder = tmp_path / "certs" / side
     [certificate] = certificates(folder / "tls.crt")
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert dns in names.get_values_for_type(x509.DNSName)
-    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [f"spiffe://cluster.local/ns/team/sa/{SLUG}-{side}"]
+    assert {dns, f"{SLUG}-{side}.team-2"} <= set(names.get_values_for_type(x509.DNSName))
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [f"spiffe://cluster.local/ns/team-2/sa/{SLUG}-{side}"]
     verifier = PolicyBuilder().store(Store(certificates(folder / "ca.crt"))).build_server_verifier(x509.DNSName(dns))
     assert len(verifier.verify(certificate, [])) == 2
 
