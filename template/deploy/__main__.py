@@ -1,4 +1,7 @@
-"""`python -m deploy COMMAND`: what make's targets of image and deployment do. Variables choose: see site.py, or `make help`."""
+"""`python -m deploy COMMAND`: what make's targets of image and deployment do. Variables choose: see site.py, or `make help`.
+
+It needs Python's standard library and kubectl, nothing else; only `certificates` needs the project's environment.
+"""
 
 import argparse
 import base64
@@ -8,11 +11,20 @@ import sys
 from collections.abc import Callable
 
 from . import image, logs
-from .kubectl import Kubectl
-from .manifests import CLIENT, NAME, PART_OF, SERVER
+from .kubectl import Kubectl, RefusedError, need
 from .pods import ready
 from .rollout import Rollout, labelled, undeploy, wait
-from .site import FOLDER, SLUG, RefusedError, Site, need, run, variables
+from .site import CLIENT, FOLDER, NAME, PART_OF, SERVER, SLUG, Site, variables
+
+_KIND = {
+    "apiVersion": "kind.x-k8s.io/v1alpha4",
+    "kind": "Cluster",
+    "nodes": [
+        {"role": "control-plane"},
+        *({"role": "worker", "labels": {"topology.kubernetes.io/zone": zone}} for zone in ("a", "a", "b")),
+    ],
+}
+"""`make cluster`: a control plane, and three workers in two zones."""
 
 _SERVERS = f"--selector={PART_OF},{NAME}={SERVER}"
 _SIGKILL = """
@@ -48,11 +60,11 @@ class Commands:
         need(
             "kind", "it makes clusters of containers: https://kind.sigs.k8s.io; any other cluster will do as well, see KUBECONFIG"
         )
-        command = ("kind", "create", "cluster", f"--name={SLUG}", f"--config={FOLDER / 'kind.yaml'}")
+        command = ("kind", "create", "cluster", f"--name={SLUG}", "--config=-")
         if self.site.dry_run:
             print("would run: " + " ".join(command))
-        else:
-            run(*command)
+        elif subprocess.run(command, input=json.dumps(_KIND), text=True).returncode:
+            raise RefusedError(f"'{' '.join(command)}' has failed; its reason stands above")
 
     def secrets(self) -> None:
         """what make certs has written, as the Secrets of components/mtls, in cert-manager's layout"""

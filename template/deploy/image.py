@@ -8,8 +8,8 @@ import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
-from .kubectl import Kubectl
-from .site import FOLDER, IMAGE, RefusedError, Site, need, run
+from .kubectl import Kubectl, RefusedError, need, run
+from .site import FOLDER, IMAGE, Site
 
 ROOT = FOLDER.parent
 LOADERS = {

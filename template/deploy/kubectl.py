@@ -1,15 +1,34 @@
-"""kubectl: the one way to the cluster, with errors as sentences."""
+"""Programs that deploying runs, kubectl above all, with errors as sentences."""
 
 import json
 import re
+import shlex
+import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-from .site import RefusedError, need
 
 REQUEST = 20
 """Seconds that one request may take."""
+
+
+class RefusedError(Exception):
+    """Something that a person can correct; the text says what, and how."""
+
+
+def need(program: str, remedy: str) -> str:
+    """A program that must be on PATH."""
+    if shutil.which(program) is None:
+        raise RefusedError(f"'{program}' is not on PATH; {remedy}")
+    return program
+
+
+def run(*command: str, cwd: Path | None = None) -> None:
+    """A command whose output people see. Raises RefusedError where it fails."""
+    print("+ " + shlex.join(command), flush=True)
+    if subprocess.run(command, cwd=cwd).returncode:
+        raise RefusedError(f"'{shlex.join(command)}' has failed; its reason stands above")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from .kubectl import Kubectl
-from .manifests import PART_OF
-from .site import SLUG
+from .site import PART_OF, SLUG
 
 COLORS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 """Of terminals; red is for errors."""

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .kubectl import Kubectl
-from .site import RefusedError
+from .kubectl import Kubectl, RefusedError
 
 _PULL = "the image {image} cannot be pulled ({message}); {remedy}"
 _REMEDIES = {

@@ -12,10 +12,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from .kubectl import Kubectl
-from .manifests import CLIENT, MODE, NAME, PART_OF, SERVER, render
+from .kubectl import Kubectl, RefusedError
 from .pods import problems
-from .site import RefusedError, Site
+from .site import CLIENT, MODE, NAME, PART_OF, SERVER, Site, render
 
 KINDS = (
     "deployments,statefulsets,services,configmaps,serviceaccounts,roles,rolebindings,"

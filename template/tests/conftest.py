@@ -12,7 +12,7 @@ from {{ cookiecutter.package_name }}.server.app import build
 from {{ cookiecutter.package_name }}.settings import Server, Settings
 from {{ cookiecutter.package_name }}.telemetry import Telemetry
 
-from .processes import start
+from tests.processes import start
 
 __all__ = ["address", "start"]
 

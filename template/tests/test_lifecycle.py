@@ -8,7 +8,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from {{ cookiecutter.package_name }}.defaults import PREFIX
 
-from .processes import DEADLINE, SERVER, Start
+from tests.processes import DEADLINE, SERVER, Start
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 

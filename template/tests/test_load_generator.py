@@ -3,7 +3,7 @@
 import json
 import signal
 
-from .processes import CLIENT, SERVER, Start
+from tests.processes import CLIENT, SERVER, Start
 
 
 async def test_the_load_generator_logs_who_served(start: Start) -> None:

@@ -110,7 +110,6 @@ def test_names_come_from_the_package(project_of: Callable[[str], Path]) -> None:
     assert f"package {package}.v1;" in contract
     assert "service OrderHistoryOfAllCustomersAnywhereService {" in contract
     assert "class OrderHistoryOfAllCustomersAnywhereClient(" in (project / "src" / package / "client/api.py").read_text()
-    assert f"{package.upper()}__" in (project / ".env.example").read_text()
 
 
 def test_only_four_files_name_a_message_or_a_method_of_the_example(project_of: Callable[[str], Path]) -> None:

@@ -18,8 +18,7 @@ from ..telemetry import configure
 from ..tls import client_files
 from .api import {{ cookiecutter.__service }}Client
 from .channel import Keepalive, Policy, Retry
-from .error_log import ErrorLog
-from .load_generator import LoadGenerator
+from .load_generator import ErrorLog, LoadGenerator
 from .readiness import Readiness
 
 logger = logging.getLogger(__name__)

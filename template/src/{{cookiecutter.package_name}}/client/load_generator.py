@@ -4,6 +4,7 @@ server's first answer has a line of its own, so that logs show to the millisecon
 import asyncio
 import contextlib
 import logging
+import re
 import statistics
 import time
 from collections import Counter
@@ -14,12 +15,18 @@ import grpc.aio
 
 from ..calls import served_by
 from ..settings import Client
-from .error_log import ErrorLog
 
 logger = logging.getLogger(__name__)
 
 FORGOTTEN_AFTER = 600.0
 """Seconds of silence after which a server that answers is new again."""
+
+
+LOG_INTERVAL = 60.0
+"""Seconds before the same reason is logged again."""
+
+MOST_REASONS = 20
+"""The number of reasons that are logged within that time, so that changing texts do not fill the log."""
 
 
 class Result(NamedTuple):
@@ -28,6 +35,25 @@ class Result(NamedTuple):
     duration: float
     server: str
     code: str
+
+
+class ErrorLog:
+    """Call it for every failed call. explain: gRPC's details in, a sentence or nothing out.   clock: seconds, for tests."""
+
+    def __init__(self, explain: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._explain = explain
+        self._clock = clock
+        self._logged: dict[tuple[str, str], float] = {}
+
+    def failed(self, code: str, details: str) -> None:
+        """`details` as gRPC gives them; a different server's address in them is not a new reason."""
+        now = self._clock()
+        self._logged = {known: at for known, at in self._logged.items() if at > now - LOG_INTERVAL}
+        reason = code, re.sub(r"ipv[46]:\S+:\d+", "a server", details)
+        if reason not in self._logged and len(self._logged) < MOST_REASONS:
+            self._logged[reason] = now
+            sentence = self._explain(details)
+            logger.warning("calls fail: %s: %s", code, f"{sentence} ({details})" if sentence else details)
 
 
 class LoadGenerator:
