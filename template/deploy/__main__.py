@@ -11,8 +11,7 @@ import sys
 from collections.abc import Callable
 
 from . import image, logs
-from .kubectl import Kubectl, RefusedError, need
-from .pods import ready
+from .kubectl import Kubectl, RefusedError, need, ready
 from .rollout import Rollout, labelled, undeploy, wait
 from .site import CLIENT, FOLDER, NAME, PART_OF, SERVER, SLUG, Site, variables
 

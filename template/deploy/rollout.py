@@ -12,8 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from .kubectl import Kubectl, RefusedError
-from .pods import problems
+from .kubectl import Kubectl, RefusedError, problems
 from .site import CLIENT, MODE, NAME, PART_OF, SERVER, Site, render
 
 KINDS = (

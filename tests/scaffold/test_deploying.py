@@ -159,7 +159,7 @@ def test_only_the_newest_pods_end_a_rollout_and_only_for_what_stays_so(
     sets = [replica_set("old", "1"), replica_set("new", "2")]
     kubectl: Any = SimpleNamespace(get=lambda kind, *_: {"items": {"pods": pods, "replicasets": sets}[kind]})
     deployment = {"metadata": {"uid": "u", "annotations": {"deployment.kubernetes.io/revision": "2"}}}
-    [found] = modules.pods.problems(kubectl, "deployment", [deployment], "")
+    [found] = modules.kubectl.problems(kubectl, "deployment", [deployment], "")
     assert "pod-new" in found.text
     assert found.fatal is fatal
 
@@ -172,5 +172,5 @@ def test_an_image_that_cannot_be_pulled_names_its_own_setting(modules: ModuleTyp
     found: list[dict[str, Any]] = [waiting_pod("new", "ImagePullBackOff", "no such image", container)]
     kubectl: Any = SimpleNamespace(get=lambda kind, *_: {"items": found if kind == "pods" else [replica_set("new", "1")]})
     deployment = {"metadata": {"uid": "u", "annotations": {"deployment.kubernetes.io/revision": "1"}}}
-    [problem] = modules.pods.problems(kubectl, "deployment", [deployment], "")
+    [problem] = modules.kubectl.problems(kubectl, "deployment", [deployment], "")
     assert setting in problem.text
