@@ -118,7 +118,7 @@ class ServiceClient:
             if self._retry is not None and error.code().name in self._retry.status_codes:
                 self._tokens = max(0.0, self._tokens - 1)
             raise
-        served_by.last.set(served_by.of(await call.initial_metadata()))
+        served_by.last.set(served_by.of(await call.trailing_metadata()))
         if self._retry is not None:
             self._tokens = min(self._tokens + self._retry.token_ratio, self._retry.max_tokens)
         return answer
