@@ -59,7 +59,18 @@ class Client:
     async def call(self, timeout: float | None = None) -> str:
         """The name of the server that has answered, empty where it does not say. Raises grpc.aio.AioRpcError."""
         call = self._method(b"", timeout=timeout or self._options.timeout)
-        await call
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            # gRPC does not retry a call whose initial metadata has arrived; a Check can be made again all the same.
+            if (
+                error.code() is not grpc.StatusCode.UNAVAILABLE
+                or not self._options.retries
+                or not served_by(await call.initial_metadata())
+            ):
+                raise
+            call = self._method(b"", timeout=timeout or self._options.timeout)
+            await call
         return served_by(await call.initial_metadata()) or served_by(await call.trailing_metadata())
 
     async def __aenter__(self) -> "Client":

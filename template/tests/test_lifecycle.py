@@ -14,12 +14,12 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 
 async def test_a_server_says_that_it_serves_and_who_it_is(start: Start) -> None:
-    """By health, and by x-served-by in the metadata of every call."""
+    """By health, and by x-served-by in its initial metadata."""
     server = await start(*SERVER, SERVER__NAME="a")
     async with grpc.aio.insecure_channel(await server.address()) as channel:
         call = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE)
         assert (await call).status == SERVING
-        assert ("x-served-by", "a") in tuple(await call.trailing_metadata())
+        assert ("x-served-by", "a") in tuple(await call.initial_metadata())
 
 
 async def test_sigterm_says_not_serving_first_and_lets_a_call_under_way_end(start: Start) -> None:

@@ -55,7 +55,8 @@ async def call(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     arguments = {**connection(settings), "interceptors": telemetry.client_interceptors}
-    explain = functools.partial(explain_tls, files=arguments["tls"], server_name=settings.tls.server_name, setting=_tls_setting)
+    tls, name = arguments["tls"], settings.tls.server_name
+    explain = functools.partial(explain_tls, files=tls, server_name=name, setting=lambda part: f"{PREFIX}TLS__{part.upper()}")
     async with {{ cookiecutter.__service }}Client(**arguments) as client:
         readiness = Readiness(settings)
         await readiness.start()
@@ -67,10 +68,6 @@ async def call(settings: Settings) -> None:
             await watching
         await readiness.stop()
     await asyncio.to_thread(telemetry.shutdown)
-
-
-def _tls_setting(name: str) -> str:
-    return f"{PREFIX}TLS__{name.upper()}"
 
 
 def main() -> None:

@@ -60,14 +60,14 @@ async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Ser
     certificates = server_files(settings)
     mutual = settings.tls.mode == "mtls"
     server = grpc.aio.server(options=server_options(settings), interceptors=interceptors(settings))
-    named = ServedBy(settings.server.name)
-    restricted = _authorized(named.on(server), settings)
+    named, named_first = ServedBy(settings.server.name), ServedBy(settings.server.name, initial=True)
+    restricted = _authorized(named_first.on(server), settings)
     limited = ConcurrencyLimit(settings.server.max_concurrent_rpcs).on(_authorized(telemetry.on(named.on(server)), settings))
     for service in services:
         service.register(service.servicer, limited)
 
     health_servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, named.on(server))
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, named_first.on(server))
     names = [service.name for service in services]
     for name in (health.OVERALL_HEALTH, *names, LIVENESS):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -84,7 +84,7 @@ async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Ser
     health_server, health_port = None, None
     if settings.server.health_port is not None:
         health_server = grpc.aio.server(options=server_options(settings), maximum_concurrent_rpcs=HEALTH_CALLS)
-        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, named.on(health_server))
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, named_first.on(health_server))
         health_port = _open(health_server, settings, "HEALTH_PORT", settings.server.health_port, None)
     return App(server, health_servicer, port, health_server, health_port, certificates)
 
