@@ -90,7 +90,7 @@ class Project:
 
     def prefixed(self, settings: Mapping[str, str]) -> dict[str, str]:
         """These settings under their full names; what is no setting, such as LD_PRELOAD, stays as it is."""
-        return {f"{self.prefix}{name}" if "__" in name else name: value for name, value in settings.items()}
+        return {self.prefix + name if "__" in name or name == "SETTINGS_DIR" else name: value for name, value in settings.items()}
 
 
 @functools.cache

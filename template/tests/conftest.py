@@ -1,4 +1,4 @@
-"""Shared fixtures: settings that come only from the test, and a running server in this process."""
+"""What tests share: settings that come from the test alone, and the server in this process."""
 
 import os
 from collections.abc import AsyncIterator
@@ -18,8 +18,8 @@ __all__ = ["address", "start"]
 
 
 @pytest.fixture(autouse=True)
-def _ignore_the_developers_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Ignore the developer's `.env` and environment."""
+def _no_settings_of_the_developers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the `.env` in the project's folder nor variables count."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
         monkeypatch.delenv(name)
@@ -27,7 +27,7 @@ def _ignore_the_developers_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 @pytest.fixture
 async def address() -> AsyncIterator[str]:
-    """The address of a running server with all of its services."""
+    """Where the server with all of its services listens, for as long as the test runs."""
     settings = Settings(server=Server(host="127.0.0.1", port=0))
     async with servicer.services(settings) as services:
         app = await build(settings, Telemetry(), services)

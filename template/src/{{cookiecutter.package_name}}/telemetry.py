@@ -60,6 +60,7 @@ def configure(settings: Settings, role: str) -> Telemetry:
     os.environ.setdefault("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     os.environ.setdefault("OTEL_TRACES_SAMPLER_ARG", "0.1")
     try:
+        import requests
         from opentelemetry import metrics, trace
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -76,15 +77,23 @@ def configure(settings: Settings, role: str) -> Telemetry:
 
     from .calls.telemetry import ClientMetrics, ServerCalls
 
+    def session() -> requests.Session:
+        """Without REQUESTS_CA_BUNDLE, which in requests takes precedence over a CA file that is set for the collector."""
+        made = requests.Session()
+        if any(os.environ.get(f"OTEL_EXPORTER_OTLP_{kind}CERTIFICATE") for kind in ("", "TRACES_", "METRICS_")):
+            made.proxies = requests.utils.get_environ_proxies(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
+            made.trust_env = False
+        return made
+
     # The resource from the environment takes precedence.
     resource = Resource({"service.instance.id": settings.server.name}).merge(Resource.create())
-    meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
+    meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter(session=session()))], resource)
     tracers = TracerProvider(resource=resource)
     sampler = tracers.sampler
     if role == "server":
         # The server asks the sampler before it starts a span, so that a call that is not recorded costs almost nothing.
         tracers.sampler = ParentBasedTraceIdRatio(1.0)
-    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=session())))
     metrics.set_meter_provider(meters)
     trace.set_tracer_provider(tracers)
 

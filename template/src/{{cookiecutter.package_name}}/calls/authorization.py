@@ -18,13 +18,15 @@ from .method_handlers import Layer
 logger = logging.getLogger(__name__)
 
 ALL = "*"
+URI, DNS = "peer_uri", "peer_dns"
+"""gRPC's names for the kinds of names in a certificate."""
 
 
 class Authorization(Layer):
     """Checks every call. `allowed`: names that may call everything, or names by method.
 
     A method is `package.Service/Method`, `package.Service/*` or `*`. Only the most specific rule applies; a call without a rule is
-    denied. A name that ends in `/*` matches all URIs with that prefix. Raises TlsError for a method that does not exist.
+    denied. A name that ends in `/*` matches all URIs with that prefix; a DNS name never matches a URI. Raises TlsError for a method that does not exist.
     """
 
     def __init__(self, allowed: Sequence[str] | Mapping[str, Sequence[str]]) -> None:
@@ -51,19 +53,23 @@ class Authorization(Layer):
 def denied(method: str, names: frozenset[str], context: Any) -> str:
     """Why the call is denied, which is also logged; empty if it is allowed."""
     own = list(identities(context))
-    for name in own:
-        if name in names or ("://" in name and any(name.startswith(rule[:-1]) for rule in names if rule.endswith("/*"))):
+    uris = {rule for rule in names if "://" in rule}
+    for kind, name in own:
+        if kind == URI and (name in uris or any(name.startswith(rule[:-1]) for rule in uris if rule.endswith("/*"))):
             return ""
-    logger.warning("denied %s to %s at %s", method, " ".join(own) or "a client without a name", context.peer())
-    return f"{own[0] if own else 'a client without a name'} may not call {method}"
+        if kind == DNS and name in names - uris:
+            return ""
+    shown = [name for _, name in own] or ["a client without a name"]
+    logger.warning("denied %s to %s at %s", method, " ".join(shown), context.peer())
+    return f"{shown[0]} may not call {method}"
 
 
-def identities(context: Any) -> Iterator[str]:
-    """The verified names of a caller, URIs first."""
+def identities(context: Any) -> Iterator[tuple[str, str]]:
+    """The verified names of a caller, each with its kind, URIs first."""
     verified = context.auth_context()
-    for kind in ("peer_uri", "peer_dns"):
+    for kind in (URI, DNS):
         for name in verified.get(kind, ()):
-            yield name.decode(errors="replace")
+            yield kind, name.decode(errors="replace")
 
 
 def _check(method: str) -> None:

@@ -2,7 +2,7 @@
 call."""
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -53,8 +53,16 @@ class Layer:
             self.enter_thread(method, context)
             return behavior(request, context)
 
-        kind = several if inspect.isasyncgenfunction(behavior) else one if inspect.iscoroutinefunction(behavior) else blocking
-        return rebuilt(handler, kind)
+        def blocking_several(request: Any, context: Any) -> Iterator[Any]:
+            # A generator, because gRPC calls this on the event loop, where a thread's context would wait forever.
+            self.enter_thread(method, context)
+            yield from behavior(request, context)
+
+        if inspect.isasyncgenfunction(behavior):
+            return rebuilt(handler, several)
+        if inspect.iscoroutinefunction(behavior):
+            return rebuilt(handler, one)
+        return rebuilt(handler, blocking_several if handler.response_streaming else blocking)
 
 
 class _Registrations:

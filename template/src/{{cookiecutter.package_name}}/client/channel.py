@@ -184,7 +184,7 @@ def service_config(target: str, policy: Policy, service: ServiceDescriptor) -> s
     if policy.health_check and not single:
         config["healthCheckConfig"] = {"serviceName": ""}
     # Three attempts pass before an address in front of all has left out a server that was killed.
-    wait: dict[str, Any] = {"waitForReady": True} if single else {}
+    wait: dict[str, Any] = {"waitForReady": True} if single and policy.retry is not None else {}
     config["methodConfig"] = [{"name": [{}], **wait}] if wait else []
     idempotent = [method.name for method in service.methods if method.GetOptions().idempotency_level]
     if policy.retry is not None and idempotent:

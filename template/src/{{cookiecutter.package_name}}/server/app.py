@@ -97,10 +97,9 @@ def _authorized(server: Any, settings: Settings) -> Any:
 def _open(
     server: grpc.aio.Server, settings: Settings, setting: str, port: int, credentials: grpc.ServerCredentials | None
 ) -> int:
-    address = f"{settings.server.host}:{port}"
+    host = settings.server.host
+    address = f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}"
     try:
         return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise StartError(
-            f"cannot listen on SERVER__HOST={settings.server.host} with SERVER__{setting}={port}: {error}; choose another"
-        ) from None
+        raise StartError(f"cannot listen on SERVER__HOST={host} with SERVER__{setting}={port}: {error}; choose another") from None
