@@ -1,21 +1,18 @@
 """A chain of real servers: what is called while serving a call ends when that call's caller does not wait any more."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import grpc.aio
 import pytest
 
+from greeter.calls.concurrency_limit import ConcurrencyLimit
+from greeter.calls.deadline import bounded, remaining
+from greeter.client.api import GreeterClient
 from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 
-from {{ cookiecutter.package_name }}.client.api import GreeterClient
-from {{ cookiecutter.package_name }}.deadline import bounded, remaining
-from {{ cookiecutter.package_name }}.server.concurrency_limit import Admission
-from {{ cookiecutter.package_name }}.settings import Client, Settings
-
+from .calls import served
 from .processes import DEADLINE
 
 LONG = 1000.0
@@ -57,43 +54,38 @@ class Front(greeter_pb2_grpc.GreeterServiceServicer):
         return answer
 
     async def WatchGreetings(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        async for greeting in self._back.watch("x"):
+        async for greeting in self._back.watch_greetings("x"):
             yield greeting
 
 
-@contextlib.asynccontextmanager
-async def served(servicer: Any) -> AsyncIterator[str]:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    greeter_pb2_grpc.add_GreeterServiceServicer_to_server(servicer, Admission(None).on(server))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(0)
+def registered(servicer: Any) -> Any:
+    """Adds it to a server as server/app.py does."""
+    return lambda server: greeter_pb2_grpc.add_GreeterServiceServicer_to_server(servicer, ConcurrencyLimit(None).on(server))
 
 
 @pytest.fixture
 async def chain() -> AsyncIterator[tuple[Back, Any]]:
     """The back, and a stub of the front whose calls reach it."""
     back = Back()
-    client = Client.model_validate({"timeout": LONG, "stream_timeout": LONG})
-    async with served(back) as address:
-        settings = Settings.model_construct(client=client.model_copy(update={"target": f"static:///{address}"}))
-        async with (
-            GreeterClient.connect(settings) as greeter,
-            served(Front(greeter)) as front,
-            grpc.aio.insecure_channel(front) as channel,
-        ):
-            yield back, greeter_pb2_grpc.GreeterServiceStub(channel)
+    async with (
+        served(registered(back)) as address,
+        GreeterClient(f"static:///{address}", timeout=LONG, stream_timeout=LONG) as greeter,
+        served(registered(Front(greeter))) as front,
+        grpc.aio.insecure_channel(front) as channel,
+    ):
+        yield back, greeter_pb2_grpc.GreeterServiceStub(channel)
+
+
+def called(stub: Any, method: str, timeout: float) -> Any:
+    request = greeter_pb2.GreetRequest() if method == "Greet" else greeter_pb2.WatchGreetingsRequest()
+    return getattr(stub, method)(request, timeout=timeout)
 
 
 @pytest.mark.parametrize("method", ["Greet", "WatchGreetings"])
 async def test_a_callers_deadline_bounds_what_is_called_for_it(chain: tuple[Back, Any], method: str) -> None:
-    """Though the setting is far longer; in a stream, and in tasks of the handler's, too."""
+    """Though the client's own is far longer; in a stream, and in tasks of the handler's, too."""
     back, stub = chain
-    request = greeter_pb2.GreetRequest() if method == "Greet" else greeter_pb2.WatchGreetingsRequest()
-    call = getattr(stub, method)(request, timeout=DEADLINE)
+    call = called(stub, method, DEADLINE)
     # On the wire gRPC rounds a timeout up to about three digits.
     assert await asyncio.wait_for(back.time_remaining.get(), DEADLINE) <= DEADLINE * 1.01
     call.cancel()
@@ -103,21 +95,20 @@ async def test_a_callers_deadline_bounds_what_is_called_for_it(chain: tuple[Back
 async def test_a_caller_that_leaves_ends_what_is_called_for_it(chain: tuple[Back, Any], method: str) -> None:
     """The back is told, though neither its deadline nor the front's is near."""
     back, stub = chain
-    request = greeter_pb2.GreetRequest() if method == "Greet" else greeter_pb2.WatchGreetingsRequest()
-    call = getattr(stub, method)(request, timeout=LONG)
+    call = called(stub, method, LONG)
     await asyncio.wait_for(back.time_remaining.get(), DEADLINE)
     call.cancel()
     await asyncio.wait_for(back.left.wait(), DEADLINE)
 
 
-async def test_outside_of_calls_the_setting_counts(chain: tuple[Back, Any]) -> None:
+async def test_outside_of_calls_the_clients_own_counts(chain: tuple[Back, Any]) -> None:
     """A client of its own has nobody's deadline to keep."""
     assert remaining() is None
     assert bounded(7.0) == 7.0
 
 
 async def test_a_caller_without_a_deadline_bounds_nothing(chain: tuple[Back, Any]) -> None:
-    """Then the setting counts."""
+    """Then the client's own counts."""
     back, stub = chain
     call = stub.Greet(greeter_pb2.GreetRequest())
     assert await asyncio.wait_for(back.time_remaining.get(), DEADLINE) > DEADLINE

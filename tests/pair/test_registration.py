@@ -1,8 +1,6 @@
 """Servers that register themselves in a real etcd: listed while they serve, gone before they stop."""
 
-import importlib.util
 import json
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,26 +8,20 @@ from typing import Any
 
 import pytest
 
-from .processes import Process, servers
+from tests.discovery.etcd_server import EtcdServer
 
-HERE = importlib.util.find_spec("discovery.sources.etcd") is not None
-needs_etcd = pytest.mark.skipif(
-    not HERE or shutil.which("etcd") is None,
-    reason="made without the registry etcd" if not HERE else "needs etcd 3.4 or newer on PATH: apt-get install etcd-server",
-)
+from .processes import load_generator, refused, servers
 
 
 @pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[Any]:
-    from tests.discovery.etcd_server import EtcdServer
-
+def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
     server = EtcdServer(tmp_path / "data")
     server.start()
     yield server
     server.stop()
 
 
-def settings(etcd: Any, **others: str) -> dict[str, str]:
+def settings(etcd: EtcdServer, **others: str) -> dict[str, str]:
     """A server's that registers itself, in short times."""
     return {
         "REGISTRATION__TARGET": "etcd:///greeter",
@@ -41,14 +33,14 @@ def settings(etcd: Any, **others: str) -> dict[str, str]:
     }
 
 
-def listed(etcd: Any) -> dict[str, Any]:
+def listed(etcd: EtcdServer) -> dict[str, Any]:
     """Key and value of every entry."""
     with etcd.client() as client:
-        return {entry.key.decode(): json.loads(entry.value) for entry in client.range(b"\0", b"\0")[1]}
+        return {entry.key.decode(): json.loads(entry.value or b"") for entry in client.range(b"\0", b"\0")[1]}
 
 
-@needs_etcd
-def test_a_server_is_listed_while_it_serves_and_gone_before_it_drains(etcd: Any) -> None:
+@pytest.mark.etcd
+def test_a_server_is_listed_while_it_serves_and_gone_before_it_drains(etcd: EtcdServer) -> None:
     """Under its address, zone and weight; after SIGTERM it still serves while its entry is gone."""
     wishes = settings(
         etcd, DISCOVERY__ZONE="zone-a", REGISTRATION__WEIGHT="3", SERVER__DRAIN__WAIT="30s", SERVER__DRAIN__GRACE="0s"
@@ -65,13 +57,11 @@ def test_a_server_is_listed_while_it_serves_and_gone_before_it_drains(etcd: Any)
         assert process.ended() == 0
 
 
-@needs_etcd
-def test_the_client_finds_servers_by_their_registration_and_follows_them(etcd: Any) -> None:
+@pytest.mark.etcd
+def test_the_client_finds_servers_by_their_registration_and_follows_them(etcd: EtcdServer) -> None:
     """Both commands, as they are run, with one etcd between them."""
     wishes = settings(etcd)
-    client_settings = {"CLIENT__TARGET": "etcd:///greeter", "CLIENT__RATE": "50", "CLIENT__HEALTH_PORT": "0"}
-    client = Process("client", **wishes, **client_settings)
-    try:
+    with load_generator(CLIENT__TARGET="etcd:///greeter", **wishes) as client:
         with servers("a", **wishes):
             client.wait_for(r"served by a=\d+")
             with servers("b", **wishes) as second:
@@ -81,12 +71,10 @@ def test_the_client_finds_servers_by_their_registration_and_follows_them(etcd: A
                 assert process.ended() == 0
         client.send(signal.SIGTERM)
         assert client.ended() == 0
-    finally:
-        client.close()
 
 
-@needs_etcd
-def test_a_drain_does_not_wait_for_an_etcd_that_hangs(etcd: Any) -> None:
+@pytest.mark.etcd
+def test_a_drain_does_not_wait_for_an_etcd_that_hangs(etcd: EtcdServer) -> None:
     """The lease will end the entry; the pod's time is for its calls."""
     with servers("a", **settings(etcd)) as running:
         process, _ = running["a"]
@@ -101,22 +89,20 @@ def test_a_drain_does_not_wait_for_an_etcd_that_hangs(etcd: Any) -> None:
 @pytest.mark.parametrize(
     ("wishes", "sentence"),
     [
-        ({"REGISTRATION__ADDRESS": "0.0.0.0"}, "settings: the address '0.0.0.0:.*others cannot reach 0.0.0.0"),
+        ({"REGISTRATION__ADDRESS": "0.0.0.0"}, "settings: the address '0.0.0.0:"),
         ({"REGISTRATION__ADDRESS": "greeter"}, "settings: the address 'greeter:"),
         ({"REGISTRATION__TARGET": "dns-poll:///greeter"}, "settings: target 'dns-poll:///greeter' takes no registration"),
-        ({"REGISTRATION__ADDRESS": ""}, "settings: REGISTRATION__TARGET=etcd:///greeter with REGISTRATION__ADDRESS empty"),
-        ({"REGISTRATION__TTL": "500ms"}, "settings: REGISTRATION__TTL='500ms' is invalid"),
+        (
+            {"REGISTRATION__ADDRESS": ""},
+            "settings: GREETER__REGISTRATION__TARGET=etcd:///greeter with GREETER__REGISTRATION__ADDRESS empty",
+        ),
+        ({"REGISTRATION__TTL": "500ms"}, "settings: GREETER__REGISTRATION__TTL='500ms' is invalid"),
         ({"DISCOVERY__ETCD__ENDPOINTS": '["nowhere"]'}, "settings: the etcd endpoint 'nowhere' cannot be used"),
-        ({"DISCOVERY__ETCD__USER": "root"}, r"settings: Etcd\(user=...\) needs password=..."),
+        ({"DISCOVERY__ETCD__USER": "root"}, "settings: Etcd(user=...) needs password=..."),
     ],
 )
 def test_what_cannot_be_registered_is_refused_in_a_sentence(wishes: dict[str, str], sentence: str) -> None:
     """Status 2, before anything is served to others."""
-    base = {"REGISTRATION__TARGET": "etcd:///greeter", "REGISTRATION__ADDRESS": "127.0.0.1", "SERVER__PORT": "0"}
-    process = Process("server", **{**base, **wishes})
-    try:
-        assert process.ended() == 2, process.lines
-        process.wait_for(sentence)
-        assert not any("Traceback" in line for line in process.lines)
-    finally:
-        process.close()
+    base = {"REGISTRATION__TARGET": "etcd:///greeter", "REGISTRATION__ADDRESS": "127.0.0.1"}
+    lines = refused("server", **{**base, **wishes})
+    assert any(line.startswith(sentence) for line in lines), lines

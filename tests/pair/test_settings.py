@@ -1,37 +1,36 @@
-"""Settings: read from everywhere, checked as a whole, shown without secrets."""
+"""Settings: checked as a whole, refused in sentences, shown without secrets. Where they come from is tested by the project itself."""
 
+import contextlib
 import os
+import signal
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from tests.certificates import Authority, write
+from greeter.client.__main__ import connection
+from greeter.client.api import GreeterClient
+from greeter.client.channel import Policy
+from greeter.defaults import PREFIX
+from greeter.discovery import Config, Outliers
+from greeter.settings import Settings
+from greeter.settings.command import load
+from greeter.settings.durations import seconds, text
+from greeter.settings.sources import leaves
 
-from {{ cookiecutter.package_name }}.durations import seconds, text
-from {{ cookiecutter.package_name }}.settings import Settings
-from {{ cookiecutter.package_name }}.settings_command import leaves, markdown, sentences
-
-from .processes import PACKAGE
+from .authority import Authority, Secret
+from .processes import refused
+from .project import PROJECT
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No `.env` of the developer's."""
-    monkeypatch.chdir(tmp_path)
-
-
-def mistakes(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
-    """The sentences that these variables lead to."""
+def mistakes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **environment: str) -> Sequence[str]:
+    """The sentences that these settings lead to, without the prefix."""
     for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    try:
-        Settings()
-    except ValidationError as error:
-        return list(sentences(error))
-    return []
+        monkeypatch.setenv(PREFIX + name, value)
+    with contextlib.suppress(SystemExit):
+        load()
+    return capsys.readouterr().err.replace(PREFIX, "").splitlines()
 
 
 @pytest.mark.parametrize(
@@ -43,25 +42,6 @@ def test_durations_are_read_as_people_write_them(written: str, meant: float) -> 
     assert seconds(text(meant)) == meant
 
 
-def test_the_environment_goes_before_the_dotenv_file_and_that_before_mounted_files(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """One setting of a section leaves its others at their defaults."""
-    (tmp_path / ".env").write_text("SERVER__NAME=dotenv\nSERVER__PORT=1\nOTHER=x\n")
-    mounted = tmp_path / "mounted"
-    mounted.mkdir()
-    for name, value in (("server__name", "file"), ("server__port", "2"), ("telemetry__otlp_headers", "token=secret")):
-        (mounted / name).write_text(value)
-    monkeypatch.setenv("SETTINGS_DIR", str(mounted))
-    monkeypatch.setenv("SERVER__NAME", "environment")
-    monkeypatch.setenv("SERVER__DRAIN__WAIT", "1s")
-    settings = Settings()
-    assert (settings.server.name, settings.server.port, settings.server.drain.wait) == ("environment", 1, 1.0)
-    assert settings.server.drain.grace == 20.0
-    assert settings.telemetry.otlp_headers is not None
-    assert settings.telemetry.otlp_headers.get_secret_value() == "token=secret"
-
-
 CONTRADICTIONS = [
     ({"CLIENT__KEEPALIVE__TIME": "15s"}, ["CLIENT__KEEPALIVE__TIME=15s", "SERVER__KEEPALIVE__MIN_PING_INTERVAL=10s", "raise"]),
     (
@@ -70,7 +50,7 @@ CONTRADICTIONS = [
     ),
     (
         {"CLIENT__KEEPALIVE__MAX_PINGS_WITHOUT_DATA": "2"},
-        ["CLIENT__KEEPALIVE__TIME=30s", "MAX_PINGS_WITHOUT_DATA=2", "set the second to 0"],
+        ["CLIENT__KEEPALIVE__TIME=30s", "CLIENT__KEEPALIVE__MAX_PINGS_WITHOUT_DATA=2", "set the second to 0"],
     ),
     (
         {"SERVER__MAX_CONNECTION_AGE_GRACE": "none"},
@@ -94,9 +74,9 @@ CONTRADICTIONS = [
     ({"CLIENT__SERVICE_CONFIG": '{"retryThrottling": {"maxTokens": 10, "tokenRatio": 1}}'}, ["tokenRatio=1", "write 1.0"]),
     (
         {"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"name": [{}], "timeout": "1s"}]}'},
-        ["timeout=1s", "CLIENT__TIMEOUT, now 2s"],
+        ["timeout=1s", "set the calls' own deadline"],
     ),
-    ({"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"hedgingPolicy": {}}]}'}, ["hedgingPolicy", "CLIENT__RETRY__ENABLED"]),
+    ({"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"hedgingPolicy": {}}]}'}, ["hedgingPolicy", "use retryPolicy"]),
     ({"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"retrypolicy": {}}]}'}, ["'retrypolicy'", "retryPolicy"]),
     (
         {
@@ -118,70 +98,92 @@ CONTRADICTIONS = [
     ({"TLS__ALLOWED_CLIENTS": '["x*"]'}, ["'x*' for '*'", "only at the end of a URI"]),
     ({"TLS__ALLOWED_CLIENTS": '["spiffe://a/*/b"]'}, ["'spiffe://a/*/b'", "only at the end of a URI"]),
     ({"TLS__ALLOWED_CLIENTS": '{"*": [" "]}'}, ["' ' for '*'", "no name"]),
-    (
-        {"TELEMETRY__OTLP_CA": "x", "TELEMETRY__OTLP_ENDPOINT": "http://x"},
-        ["TELEMETRY__OTLP_CA", "TELEMETRY__OTLP_ENDPOINT=http://x", "https"],
-    ),
-    ({"TELEMETRY__OTLP_KEY": "x"}, ["TELEMETRY__OTLP_CERTIFICATE=empty", "TELEMETRY__OTLP_KEY=x", "both files or neither"]),
-    ({"TELEMETRY__OTLP_CA": "/nowhere"}, ["TELEMETRY__OTLP_CA=/nowhere cannot be read"]),
-    ({"TELEMETRY__OTLP_HEADERS": "hidden"}, ["TELEMETRY__OTLP_HEADERS cannot be read; write name=value"]),
     ({"CLIENT__SERVICE_CONFIG": "{"}, ["CLIENT__SERVICE_CONFIG cannot be read", "in JSON"]),
 ]
 
 
 @pytest.mark.parametrize(("environment", "words"), CONTRADICTIONS)
 def test_what_cannot_work_is_refused_in_a_sentence_that_names_both_and_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: list[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str], words: list[str]
 ) -> None:
     """gRPC would say nothing, and lose calls later."""
-    found = mistakes(monkeypatch, **environment)
+    found = mistakes(monkeypatch, capsys, **environment)
     assert any(all(word in sentence for word in words) for sentence in found), found
 
 
-def test_the_defaults_do_not_contradict_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_defaults_do_not_contradict_each_other(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The counterpart of the test above."""
-    assert mistakes(monkeypatch) == []
+    assert mistakes(monkeypatch, capsys) == []
+
+
+def test_the_defaults_of_the_typed_client_are_those_of_the_settings() -> None:
+    """Whoever imports the client gets what the load generator has shown to work."""
+    arguments = connection(Settings())
+    assert arguments["policy"] == Policy()
+    assert arguments["config"] == Config(outliers=Outliers())
+    defaults = GreeterClient.__init__.__kwdefaults__
+    assert {name: arguments[name] for name in ("tls", "server_name", "timeout", "stream_timeout")} == {
+        name: defaults[name] for name in ("tls", "server_name", "timeout", "stream_timeout")
+    }
 
 
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ({"SERVER__PORT": "many"}, "SERVER__PORT='many' is invalid: Input should be a valid integer"),
         ({"SERVER__PORT": "70000"}, "SERVER__PORT='70000' is invalid: Input should be less than or equal to 65535"),
-        ({"SERVER__DRAIN__WAIT": "soon"}, "SERVER__DRAIN__WAIT='soon' is invalid: write a duration such as 30s"),
-        ({"SERVER__PROT": "1"}, "SERVER__PROT is no setting"),
         ({"CLIENT__RATE": "0"}, "CLIENT__RATE='0' is invalid: Input should be greater than 0"),
+        ({"SERVER__MAX_MESSAGE_BYTES": "9999999999"}, "SERVER__MAX_MESSAGE_BYTES='9999999999' is invalid: Input should be less"),
+        ({"REGISTRATION__WEIGHT": "0"}, "REGISTRATION__WEIGHT='0' is invalid: Input should be greater"),
+        ({"DISCOVERY__ETCD__ENDPOINTS": "[]"}, "DISCOVERY__ETCD__ENDPOINTS=[] is invalid"),
+        ({"SERVER": "x"}, "SERVER in the environment is not a setting"),
+        ({"CLIENT__NAME": "x"}, "CLIENT__NAME in the environment is not a setting"),
     ],
 )
 def test_a_mistyped_value_is_one_sentence_with_the_variables_name(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], sentence: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str], sentence: str
 ) -> None:
     """No traceback for what a user mistyped."""
-    assert any(found.startswith(sentence) for found in mistakes(monkeypatch, **environment))
+    (found,) = mistakes(monkeypatch, capsys, **environment)
+    assert found.startswith(f"settings: {sentence}")
 
 
 @pytest.mark.parametrize(
     "environment",
     [
-        {"TELEMETRY__OTLP_HEADERS": "hidden"},
         {"DISCOVERY__ETCD__PASSWORD__X": "hidden"},
         {"DISCOVERY__ETCD": '"hidden"'},
         {"DISCOVERY": '["hidden"]'},
         {"DISCOVERY__ETCD": '{"password": ["hidden"], "x": 1}'},
     ],
 )
-def test_a_mistyped_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+def test_a_mistyped_secret_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str]
+) -> None:
     """Nor is what was written in the place of the section that holds it."""
-    found = mistakes(monkeypatch, **environment)
+    found = mistakes(monkeypatch, capsys, **environment)
     assert found
     assert "hidden" not in " ".join(found)
 
 
+@pytest.mark.parametrize("where", ["environment", "dotenv", "folder"])
+def test_none_means_none_wherever_it_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str) -> None:
+    """As --print-settings shows it."""
+    name = f"{PREFIX}SERVER__MAX_CONNECTION_AGE"
+    if where == "environment":
+        monkeypatch.setenv(name, "none")
+    elif where == "dotenv":
+        (tmp_path / ".env").write_text(f"{name}=none\n")
+    else:
+        monkeypatch.setenv(f"{PREFIX}SETTINGS_DIR", str(tmp_path))
+        (tmp_path / name.lower()).write_text("none\n")
+    assert load().server.max_connection_age is None
+
+
 FILES: dict[str, tuple[dict[str, bytes | None], str]] = {
-    "is missing": ({"key": None}, "TLS__KEY={0}/tls.key cannot be read: No such file or directory"),
-    "is garbage": ({"certificate": b"x"}, "TLS__CERTIFICATE={0}/tls.crt holds no certificate in PEM"),
-    "does not fit": ({"key": b"another"}, "TLS__KEY={0}/tls.key does not fit the certificate '{0}/tls.crt'"),
-    "holds no authority": ({"ca": b""}, "TLS__CA={0}/ca.crt holds no certificate in PEM"),
+    "is missing": ({"tls.key": None}, "TLS__KEY={0}/tls.key cannot be read: No such file or directory"),
+    "is garbage": ({"tls.crt": b"x"}, "TLS__CERTIFICATE={0}/tls.crt holds no certificate in PEM"),
+    "does not fit": ({"tls.key": Authority().issue(["y"])[1]}, "TLS__KEY={0}/tls.key does not fit the certificate '{0}/tls.crt'"),
+    "holds no authority": ({"ca.crt": b""}, "TLS__CA={0}/ca.crt holds no certificate in PEM"),
 }
 
 
@@ -190,47 +192,94 @@ FILES: dict[str, tuple[dict[str, bytes | None], str]] = {
 def test_a_file_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path, role: str, case: str) -> None:
     """By both commands, in one sentence that names the setting."""
     wrong, sentence = FILES[case]
-    authority, names = Authority(), {"certificate": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
-    made = authority.issue(["x"])
-    write(tmp_path, {"tls.crt": made.certificate, "tls.key": made.key, "ca.crt": authority.certificate})
+    secret = Secret(tmp_path / "tls", "x").issue(Authority())
     for name, content in wrong.items():
-        path = tmp_path / names[name]
-        path.unlink() if content is None else path.write_bytes(authority.issue(["y"]).key if content == b"another" else content)
-    files = {f"TLS__{name.upper()}": f"{tmp_path}/{file}" for name, file in names.items()}
-    done = subprocess.run(
-        [sys.executable, "-m", f"{PACKAGE}.{role}"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "TLS__MODE": "mtls", **files},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    expected = f"settings: {sentence.format(tmp_path)}; see TLS__CERTIFICATE, TLS__KEY and TLS__CA\n"
-    assert (done.returncode, done.stderr) == (2, expected)
+        (secret.folder / name).unlink() if content is None else secret.write(name, content)
+    lines = refused(role, **secret.settings())
+    names = "GREETER__TLS__CERTIFICATE, GREETER__TLS__KEY and GREETER__TLS__CA"
+    assert lines == [f"settings: GREETER__{sentence.format(secret.folder)}; see {names}"]
 
 
 @pytest.mark.parametrize("role", ["server", "client"])
 def test_mistakes_end_the_commands_with_status_2_and_settings_can_be_shown(role: str) -> None:
     """As a user sees it; secrets are stars."""
-    source = str(Path(__file__).parents[1] / "src")
 
-    def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", f"{PACKAGE}.{role}", *arguments],
-            env={**os.environ, "PYTHONPATH": source, **environment}, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+    def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        environment = PROJECT.environment(settings)
+        return subprocess.run(PROJECT.command(role, *arguments), env=environment, capture_output=True, text=True, timeout=60)
 
-    refused = command(CLIENT__KEEPALIVE__TIME="3s")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith("settings: CLIENT__KEEPALIVE__TIME=3s")
-    assert "Traceback" not in refused.stderr
-    shown = command("--print-settings", SERVER__DRAIN__WAIT="1500ms", TELEMETRY__OTLP_HEADERS="token=hidden")
+    wrong = command(CLIENT__RETRY__ATTEMPTS="9")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("settings: GREETER__CLIENT__RETRY__ATTEMPTS=9")
+    assert "Traceback" not in wrong.stderr
+    shown = command("--print-settings", SERVER__DRAIN__WAIT="1500ms", DISCOVERY__ETCD__PASSWORD="hidden")
     assert shown.returncode == 0
-    assert "SERVER__DRAIN__WAIT=1.5s\n" in shown.stdout
-    assert "TELEMETRY__OTLP_HEADERS=***\n" in shown.stdout
+    assert "GREETER__SERVER__DRAIN__WAIT=1.5s\n" in shown.stdout
+    assert "GREETER__DISCOVERY__ETCD__PASSWORD=***\n" in shown.stdout
     assert "hidden" not in shown.stdout
 
 
+OTHERS = {"LOG": "debug", "SERVER": "x", "TLS": "1", "DISCOVERY": "dns", "CLIENT__TARGET": "nowhere:///", "SERVER__PORT": "many"}
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_names_without_the_prefix_mean_nothing(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sets LOG=debug means another program."""
+    for name, value in OTHERS.items():
+        monkeypatch.setenv(name, value)
+    shown = subprocess.run(
+        PROJECT.command(role, "--print-settings"), env=PROJECT.environment({}), capture_output=True, text=True, timeout=60
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "GREETER__SERVER__PORT=50051\n" in shown.stdout
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_a_settings_folder_or_dotenv_file_that_cannot_be_read_is_named(role: str, tmp_path: Path) -> None:
+    """Going on with the defaults would hide it."""
+    assert refused(role, SETTINGS_DIR="/nonexistent") == [
+        "settings: GREETER__SETTINGS_DIR=/nonexistent cannot be read: No such file or directory"
+    ]
+    folder = tmp_path / "settings"
+    folder.mkdir()
+    (folder / "GREETER__SERVER__NAME").write_bytes(bytes(range(256)))
+    assert refused(role, SETTINGS_DIR=str(folder)) == [
+        f"settings: the file {folder}/GREETER__SERVER__NAME cannot be read: it is not UTF-8 text"
+    ]
+    Path(".env").write_text("GREETER__SERVER__NAME=Andr\xe9", encoding="latin-1")
+    assert refused(role) == ["settings: the file .env cannot be read: it is not UTF-8 text"]
+
+
+CALLED = {
+    "": "static:///127.0.0.1:50051",
+    "dotenv": "static:///127.0.0.1:2",
+    "environment": "static:///127.0.0.1:3",
+    "command line": "static:///127.0.0.1:4",
+}
+
+
+@pytest.mark.parametrize("given", CALLED)
+def test_make_run_client_calls_what_the_dotenv_file_names(given: str) -> None:
+    """The environment and TARGET= go before it, and the servers of `make run-server` come last."""
+    target, dotenv = CALLED[given], PROJECT.folder / ".env"
+    if given:
+        dotenv.write_text(f"# {PREFIX}CLIENT__TARGET=static:///127.0.0.1:1\n{PREFIX}CLIENT__TARGET={CALLED['dotenv']}\n")
+    variables = {"TARGET": target} if given == "command line" else {}
+    settings = {"CLIENT__HEALTH_PORT": "0", **({"CLIENT__TARGET": CALLED["environment"]} if given == "environment" else {})}
+    try:
+        with subprocess.Popen(
+            PROJECT.make_command("run-client", **variables), env=PROJECT.make_environment() | PROJECT.prefixed(settings),
+            stdout=subprocess.PIPE, text=True, start_new_session=True,
+        ) as running:  # fmt: skip
+            assert running.stdout is not None
+            said = next((line for line in running.stdout if "calling" in line), "")
+            os.killpg(running.pid, signal.SIGTERM)
+            running.stdout.read()
+        assert f"calling {target} at" in said
+    finally:
+        dotenv.unlink(missing_ok=True)
+
+
 def test_every_setting_is_described() -> None:
-    """The table for the documentation holds all of them."""
-    table = markdown()
-    for name, field, _ in leaves(Settings):
-        assert field.description, name
-        assert f"| `{name}` |" in table
+    """For the page of settings, which is made of these."""
+    assert [name for name, field, _ in leaves(Settings) if not field.description] == []

@@ -13,11 +13,16 @@ from hypothesis import assume, example, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from discovery import DiscoveryError
-
-from {{ cookiecutter.package_name }} import options
-from {{ cookiecutter.package_name }}.settings import Settings
-from {{ cookiecutter.package_name }}.settings_command import leaves, load, print_settings
+from greeter.client.__main__ import connection
+from greeter.client.api import GreeterClient
+from greeter.client.channel import channel_options
+from greeter.defaults import PREFIX
+from greeter.discovery import DiscoveryError
+from greeter.server.options import Options, server_options
+from greeter.settings import Settings
+from greeter.settings.command import load, print_settings
+from greeter.settings.sources import leaves
+from greeter.tls import TlsError
 
 NAMES = [name for name, _, _ in leaves(Settings)]
 SECTIONS = sorted({name.rpartition("__")[0] for name in NAMES})
@@ -96,14 +101,14 @@ def loaded(said: io.StringIO) -> tuple[Settings | None, object]:
     | st.lists(lines, max_size=3).map(lambda written: "\n".join(written).encode(errors="replace"))
     | st.binary(max_size=20),
 )
-@example({"SERVER__MAX_MESSAGE_BYTES": "99999999999999"}, b"")
-@example({"SERVER__MAX_METADATA_BYTES": "2000000000"}, b"")
-@example({"SERVER__DRAIN": '{"wait": NaN}'}, b"")
-@example({"SERVER__DRAIN": '{"wait": -1}'}, b"")
-@example({"CLIENT__TIMEOUT": "9" * 400}, b"")
-@example({"CLIENT__RETRY__TOKEN_RATIO": "inf"}, b"")
-@example({"SERVER__PORT": ""}, b"SERVER__HOST='")
-@example({}, b"SERVER__NAME=\xff")
+@example({f"{PREFIX}SERVER__MAX_MESSAGE_BYTES": "99999999999999"}, b"")
+@example({f"{PREFIX}SERVER__MAX_METADATA_BYTES": "2000000000"}, b"")
+@example({f"{PREFIX}SERVER__DRAIN": '{"wait": NaN}'}, b"")
+@example({f"{PREFIX}SERVER__DRAIN": '{"wait": -1}'}, b"")
+@example({f"{PREFIX}CLIENT__TIMEOUT": "9" * 400}, b"")
+@example({f"{PREFIX}CLIENT__RETRY__TOKEN_RATIO": "inf"}, b"")
+@example({f"{PREFIX}SERVER__PORT": ""}, b"GREETER__SERVER__HOST='")
+@example({}, b"GREETER__SERVER__NAME=\xff")
 def test_any_values_at_all_are_settings_or_sentences(environment: dict[str, str], dotenv: bytes) -> None:
     """From the environment and from `.env`; what is accepted can be printed, and can be made into gRPC's arguments."""
     said = io.StringIO()
@@ -119,14 +124,14 @@ def test_any_values_at_all_are_settings_or_sentences(environment: dict[str, str]
         print_settings(settings)
     for name, _, value in leaves(settings):
         assert not isinstance(value, float) or 0 <= value < math.inf, f"{name}={value}"
-    for name, value in [*options.server_options(settings), *arguments_of_the_channel(settings)]:
+    for name, value in [*server_options(settings), *arguments_of_the_channel(settings)]:
         assert isinstance(value, str) or -(2**31) <= value < 2**31, f"{name}={value}"
 
 
-def arguments_of_the_channel(settings: Settings) -> options.Options:
-    """None for a target that cannot be, of which the command says so."""
+def arguments_of_the_channel(settings: Settings) -> Options:
+    """None for a target that cannot be or files that are not there, of which the command says so."""
     try:
-        options.discovery_config(settings.discovery, health_check=settings.client.health_check)
-        return options.channel_options(settings)
-    except DiscoveryError:
+        made = connection(settings)
+        return channel_options(made["target"], made["policy"], GreeterClient.service)
+    except (DiscoveryError, TlsError):
         return []

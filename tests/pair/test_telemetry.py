@@ -4,21 +4,22 @@ import http.server
 import json
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from greeter.v1 import greeter_pb2, greeter_pb2_grpc
+from cryptography.x509 import IPAddress
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.certificates import Authority, write
-
-from .processes import DEADLINE, PACKAGE, Process, servers
+from .authority import Authority, Secret
+from .calls import greet
+from .processes import DEADLINE, load_generator, servers
+from .project import PROJECT
 
 
 class Collector:
@@ -79,14 +80,11 @@ def collector() -> Iterator[Collector]:
 def test_metrics_and_traces_of_both_sides_reach_a_collector_by_their_standard_names(collector: Collector) -> None:
     """With the attributes of the semantic conventions; discovery's own metrics among them; the header is sent and not logged."""
     wanted = {
-        "TELEMETRY__OTLP_ENDPOINT": collector.url, "TELEMETRY__INTERVAL": "300ms", "TELEMETRY__SAMPLE_RATIO": "1",
-        "TELEMETRY__OTLP_HEADERS": "token=hidden", "LOG__FORMAT": "json",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_METRIC_EXPORT_INTERVAL": "300", "OTEL_TRACES_SAMPLER_ARG": "1",
+        "OTEL_BSP_SCHEDULE_DELAY": "300", "OTEL_EXPORTER_OTLP_HEADERS": "token=hidden", "LOG__FORMAT": "json",
     }  # fmt: skip
     with servers("a", **wanted) as running:
-        client = Process(
-            "client", CLIENT__TARGET=f"static:///{running['a'][1]}", CLIENT__RATE="20", CLIENT__HEALTH_PORT="0", **wanted
-        )
-        try:
+        with load_generator(running["a"][1], **wanted) as client:
             collector.wait_for(
                 "rpc.server.call.duration", "rpc.client.call.duration", "discovery.endpoints", "discovery.propagation.duration"
             )
@@ -94,8 +92,6 @@ def test_metrics_and_traces_of_both_sides_reach_a_collector_by_their_standard_na
                 assert collector.received.wait_for(
                     lambda: "greeter.v1.GreeterService/Greet" in " ".join(collector.spans), DEADLINE
                 )
-        finally:
-            client.close()
         assert not any("hidden" in line for line in [*client.lines, *running["a"][0].lines])
     expected = {"rpc.system.name": "grpc", "rpc.method": "greeter.v1.GreeterService/Greet", "rpc.response.status_code": "OK"}
     for side in ("server", "client"):
@@ -105,14 +101,13 @@ def test_metrics_and_traces_of_both_sides_reach_a_collector_by_their_standard_na
 
 def test_a_collector_is_reached_by_tls_with_a_certificate_and_renewed_files_are_taken_up(tmp_path: Path) -> None:
     """Another authority at both ends, and a collector that was restarted: the server is not. A bundle that the environment
-    names for all of requests does not win over the setting."""
-    folder, elsewhere = tmp_path / "tls", tmp_path / "bundle.pem"
+    names for all of requests does not win over the variable for the collector."""
+    secret, elsewhere = Secret(tmp_path / "tls", IPAddress(ip_address("127.0.0.1"))), tmp_path / "bundle.pem"
     elsewhere.write_bytes(Authority().certificate)
+    folder = secret.folder
 
     def issue() -> ssl.SSLContext:
-        authority = Authority()
-        made = authority.issue(["127.0.0.1"])
-        write(folder, {"ca.crt": authority.certificate, "tls.crt": made.certificate, "tls.key": made.key})
+        secret.issue(Authority())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
         context.load_verify_locations(folder / "ca.crt")
@@ -121,18 +116,18 @@ def test_a_collector_is_reached_by_tls_with_a_certificate_and_renewed_files_are_
 
     collector = Collector(issue())
     wanted = {
-        "TELEMETRY__OTLP_ENDPOINT": collector.url, "TELEMETRY__INTERVAL": "300ms", "TELEMETRY__OTLP_CA": f"{folder}/ca.crt",
-        "TELEMETRY__OTLP_CERTIFICATE": f"{folder}/tls.crt", "TELEMETRY__OTLP_KEY": f"{folder}/tls.key",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_METRIC_EXPORT_INTERVAL": "300",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": f"{folder}/ca.crt", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": f"{folder}/tls.crt",
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY": f"{folder}/tls.key",
         "REQUESTS_CA_BUNDLE": str(elsewhere),
     }  # fmt: skip
     port = int(collector.url.rpartition(":")[2])
     with servers("a", **wanted) as running, grpc.insecure_channel(running["a"][1]) as channel:
-        greeter = greeter_pb2_grpc.GreeterServiceStub(channel)
-        greeter.Greet(greeter_pb2.GreetRequest(), timeout=DEADLINE)
+        greet(channel)
         collector.wait_for("rpc.server.call.duration")
         collector.close()
         collector = Collector(issue(), port)
-        greeter.Greet(greeter_pb2.GreetRequest(), timeout=DEADLINE)
+        greet(channel)
         collector.wait_for("rpc.server.call.duration")
         collector.close()
 
@@ -140,18 +135,13 @@ def test_a_collector_is_reached_by_tls_with_a_certificate_and_renewed_files_are_
 def test_without_an_endpoint_nothing_of_the_sdk_is_imported() -> None:
     """Neither its time nor its memory is paid for."""
     code = (
-        f"import asyncio, sys\nfrom {PACKAGE}.settings import Settings\nfrom {PACKAGE}.telemetry import configure\n"
-        f"import {PACKAGE}.server.__main__, {PACKAGE}.client.__main__\n"
+        "import sys\nfrom greeter.settings import Settings\nfrom greeter.telemetry import configure\n"
+        "import greeter.server.__main__, greeter.client.__main__\n"
         "made = configure(Settings(), 'server')\n"
         "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))], made.client_interceptors)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(Path(__file__).parents[1] / "src")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    command = [str(PROJECT.python), "-c", code]
+    done = subprocess.run(command, env=PROJECT.environment({}), capture_output=True, text=True, timeout=60)
     assert done.stdout == "[] ()\n", done.stderr
 
 
