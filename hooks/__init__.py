@@ -1,1 +1,1 @@
-"""Run by cookiecutter around a bake; importable, so that tests can call them."""
+"""Run by cookiecutter; importable, so that tests can call them."""

@@ -1,4 +1,4 @@
-"""After everything is written: bring back the owner's files, and say how to go on."""
+"""After generation: restore the owner's files, and print the next steps."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ASIDE = ".discovery-replaced"
-"""Where the hook before generation has copied src/<package>/discovery to; the same name stands there."""
+"""Where pre_gen_project.py has copied src/<package>/discovery to; it has the same constant."""
 
 
 def bring_back(root: Path, package: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Before anything is written: refuse an answer that cannot work, and save what generation would delete."""
+"""Before generation: reject invalid answers, and save what generation would delete."""
 
 import json
 import keyword
@@ -14,10 +14,10 @@ CHOICES = {
 }
 
 ASIDE = ".discovery-replaced"
-"""Where src/<package>/discovery is copied to, for the hook after generation; the same name stands there."""
+"""Where src/<package>/discovery is copied to, for post_gen_project.py, which has the same constant."""
 
 LONGEST_SLUG = 40
-"""Kubernetes names hold 63 characters, and ours get endings such as -server-headless and a ReplicaSet's hash."""
+"""Kubernetes names have at most 63 characters; ours get suffixes such as -server-headless and a ReplicaSet's hash."""
 
 _TAKEN = """
     build deploy development discovery docs proto requirements src tests
@@ -34,7 +34,7 @@ TAKEN = frozenset(_TAKEN.split())
 
 
 def problems(answers: Mapping[str, str]) -> Iterator[str]:
-    """A sentence for each answer that cannot work."""
+    """A sentence for each invalid answer."""
     name, slug, package = answers["project_name"], answers["project_slug"], answers["package_name"]
     for key in ("project_name", "description"):
         # U+200D joins the parts of an emoji; Python does not count it as printable.
@@ -51,9 +51,9 @@ def problems(answers: Mapping[str, str]) -> Iterator[str]:
             "as in order_history"
         )
     elif keyword.iskeyword(package) or keyword.issoftkeyword(package):
-        yield f"package_name '{package}' is a word of Python itself; answer another, such as {package}_service"
+        yield f"package_name '{package}' is a Python keyword; choose another, such as {package}_service"
     elif package in TAKEN or package in sys.stdlib_module_names:
-        yield f"package_name '{package}' would hide a package that the project needs; answer another, such as {package}_service"
+        yield f"package_name '{package}' would hide a package that the project needs; choose another, such as {package}_service"
     registry = r"[a-z0-9]+((\.|-+)[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*"
     if not re.fullmatch(registry, answers["image_registry"]):
         yield f"image_registry '{answers['image_registry']}' must be a host or host/path in lower case, without a scheme, as in registry.example.com/team"
@@ -74,7 +74,7 @@ def put_aside(root: Path, package: str) -> None:
 
 
 def main(answers: Mapping[str, str]) -> int:
-    """Called in the project's folder. Print what is wrong; the status for the system."""
+    """Called in the project's folder. Print the errors; returns the exit status."""
     found = list(problems(answers))
     for sentence in found:
         print(f"cookiecutter: {sentence}", file=sys.stderr)

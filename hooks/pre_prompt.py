@@ -1,4 +1,4 @@
-"""Before the questions: repair the two links of this repository where a download or a clone has lost them.
+"""Before the questions: repair the two links of this repository if a download or a clone has lost them.
 
 `{{cookiecutter.project_slug}}` leads to `template/`: cookiecutter needs a folder with a templated name at the root.
 `template/src/{{cookiecutter.package_name}}/discovery` leads to `discovery/`: every project carries a copy of the library.
@@ -16,7 +16,7 @@ LINKS = {
 
 
 def repair(root: Path) -> list[str]:
-    """Replace each link that leads to no folder by a copy of the folder; the links that were replaced."""
+    """Replace each broken link with a copy of the folder; the links that were replaced."""
     broken = [link for link in LINKS if not (root / link).is_dir()]
     for link in broken:
         (root / link).unlink(missing_ok=True)
@@ -25,7 +25,7 @@ def repair(root: Path) -> list[str]:
 
 
 def clear_caches(root: Path) -> None:
-    """Delete compiled Python: a checkout in which somebody has worked holds some, and cookiecutter copies all that lies in it."""
+    """Delete compiled Python, because cookiecutter copies everything in the checkout."""
     for cache in list((root / "{{cookiecutter.project_slug}}").rglob("__pycache__")):
         shutil.rmtree(cache)
 

@@ -100,7 +100,7 @@ class HealthMonitor:
 
         problems = snapshot.problems
         if len(snapshot) > LIMIT:
-            problems += (f"only {LIMIT} of {len(snapshot)} endpoints are asked for their health",)
+            problems += (f"only {LIMIT} of {len(snapshot)} endpoints are health-checked",)
         return Snapshot(frozenset(map(judged, snapshot.endpoints)), problems)
 
     def close(self) -> None:

@@ -113,7 +113,7 @@ class KubernetesSource:
         """Record a socket, or close it if this source was closed; nothing else wakes a thread that waits for an answer."""
         self._sockets.add(each)
         if self._closed:
-            with contextlib.suppress(OSError):  # it has just ended by itself
+            with contextlib.suppress(OSError):  # it has just been closed
                 socket.socket.shutdown(each, socket.SHUT_RDWR)
 
     def _ask(self, **watch: Any) -> urllib3.BaseHTTPResponse:

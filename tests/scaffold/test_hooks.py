@@ -40,12 +40,12 @@ def test_good_answers_are_accepted() -> None:
         ("project_slug", "a" * 41, "at most 40 characters"),
         ("package_name", "my-package", "letters, digits and single '_'"),
         ("package_name", "a__b", "single '_' between them"),
-        ("package_name", "class", "is a word of Python itself"),
-        ("package_name", "match", "is a word of Python itself"),
+        ("package_name", "class", "is a Python keyword"),
+        ("package_name", "match", "is a Python keyword"),
         ("package_name", "json", "would hide a package"),
         ("package_name", "grpc", "would hide a package"),
         ("package_name", "discovery", "would hide a package"),
-        ("package_name", "tests", "answer another, such as tests_service"),
+        ("package_name", "tests", "choose another, such as tests_service"),
         ("image_registry", "https://registry", "without a scheme"),
         ("image_registry", "Registry/x", "in lower case"),
         ("image_registry", "registry.example.com/team/", "without a scheme"),
@@ -69,7 +69,7 @@ def test_a_refused_bake_leaves_nothing_behind_and_says_why(tmp_path: Path) -> No
     """Through cookiecutter itself."""
     done = cookiecutter(clean_copy(tmp_path / "copy"), tmp_path / "out", package_name="import")
     assert done.returncode != 0
-    assert "package_name 'import' is a word of Python itself" in done.stderr
+    assert "package_name 'import' is a Python keyword" in done.stderr
     assert not list((tmp_path / "out").glob("*"))
 
 

@@ -140,7 +140,7 @@ def _tls(settings: "Settings") -> Iterator[str]:
             yield f"TLS__ALLOWED_CLIENTS with {mode} would reject every call, because no client presents a certificate; set the second to mtls, or remove the first"
         rules = tls.allowed_clients if isinstance(tls.allowed_clients, dict) else {"*": tls.allowed_clients}
         if not rules or rules == {"*": ()}:
-            yield 'TLS__ALLOWED_CLIENTS is empty, so nobody may call; name clients, as in ["spiffe://cluster.local/ns/default/sa/client"], or set it to none'
+            yield 'TLS__ALLOWED_CLIENTS is empty and would reject every call; name clients, as in ["spiffe://cluster.local/ns/default/sa/client"], or set it to none'
         for method, names in rules.items():
             yield from (f"TLS__ALLOWED_CLIENTS has {problem}" for name in names if (problem := _wrong_name(method, name)))
 
