@@ -1,4 +1,4 @@
-"""What tests share: settings that come from the test alone, and the server in this process."""
+"""Shared fixtures: settings that come only from the test, and a running server in this process."""
 
 import os
 from collections.abc import AsyncIterator
@@ -18,8 +18,8 @@ __all__ = ["address", "start"]
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_the_developers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the `.env` in the project's folder nor variables count."""
+def _ignore_the_developers_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ignore the developer's `.env` and environment."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
         monkeypatch.delenv(name)
@@ -27,7 +27,7 @@ def _no_settings_of_the_developers(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 @pytest.fixture
 async def address() -> AsyncIterator[str]:
-    """Where the server with all of its services listens, for as long as the test runs."""
+    """The address of a running server with all of its services."""
     settings = Settings(server=Server(host="127.0.0.1", port=0))
     async with servicer.services(settings) as services:
         app = await build(settings, Telemetry(), services)

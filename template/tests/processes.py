@@ -1,4 +1,4 @@
-"""The programs as processes, for tests of how they start and end."""
+"""The programs as processes, for tests of start and shutdown."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from {{ cookiecutter.package_name }}.defaults import PREFIX
 SERVER = ("-m", "{{ cookiecutter.package_name }}.server")
 CLIENT = ("-m", "{{ cookiecutter.package_name }}.client")
 DEADLINE = 30.0
-"""Seconds after which a test gives up; nothing is asserted about shorter times."""
+"""Seconds after which a test fails; nothing is asserted about shorter times."""
 
 
 class Process:
@@ -27,7 +27,7 @@ class Process:
         self.printed = ""
 
     async def line(self, pattern: str) -> re.Match[str]:
-        """The next line that fits."""
+        """The next line that matches."""
         assert self._process.stdout is not None
         async with asyncio.timeout(DEADLINE):
             while line := (await self._process.stdout.readline()).decode():
@@ -37,14 +37,14 @@ class Process:
         raise AssertionError(f"no line fits {pattern!r}:\n{self.printed}")
 
     async def address(self) -> str:
-        """Of a server, once it has logged that it serves."""
+        """The address of a server, once it has logged that it serves."""
         return "127.0.0.1:" + (await self.line(r"serving as \S+ on port (\d+)"))[1]
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     async def ended(self) -> int:
-        """Wait for the end; the exit status."""
+        """Wait for the exit; its status."""
         async with asyncio.timeout(DEADLINE):
             rest, _ = await self._process.communicate()
         self.printed += rest.decode()
@@ -57,7 +57,7 @@ Start = Callable[..., Awaitable[Process]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts Python with arguments and settings, which are named without the prefix; what still runs after the test is killed."""
+    """Starts Python with arguments and settings, named without the prefix. Processes still running after the test are killed."""
     source = str(Path({{ cookiecutter.package_name }}.__file__).parents[1])
     free = {"SERVER__HOST": "127.0.0.1", "SERVER__PORT": "0", "CLIENT__HEALTH_HOST": "127.0.0.1", "CLIENT__HEALTH_PORT": "0"}
     running: list[asyncio.subprocess.Process] = []

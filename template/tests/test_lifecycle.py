@@ -1,4 +1,4 @@
-"""The server as a process: it starts, drains, and ends; or says why it cannot start."""
+"""The server as a process: start, drain, exit, and errors at the start."""
 
 import signal
 
@@ -13,8 +13,8 @@ from tests.processes import DEADLINE, SERVER, Start
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_a_server_says_that_it_serves_and_who_it_is(start: Start) -> None:
-    """By health, and by x-served-by in its initial metadata."""
+async def test_health_is_serving_and_calls_have_the_servers_name(start: Start) -> None:
+    """The name is in the initial metadata x-served-by."""
     server = await start(*SERVER, SERVER__NAME="a")
     async with grpc.aio.insecure_channel(await server.address()) as channel:
         call = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE)
@@ -22,8 +22,8 @@ async def test_a_server_says_that_it_serves_and_who_it_is(start: Start) -> None:
         assert ("x-served-by", "a") in tuple(await call.initial_metadata())
 
 
-async def test_sigterm_says_not_serving_first_and_lets_a_call_under_way_end(start: Start) -> None:
-    """Then the exit status is 0. The call is of the reflection service, which every server has."""
+async def test_sigterm_reports_not_serving_and_lets_calls_in_progress_finish(start: Start) -> None:
+    """Then the exit status is 0. The call is to the reflection service, which every server has."""
     server = await start(*SERVER, SERVER__DRAIN__WAIT="0s")
     question = reflection_pb2.ServerReflectionRequest(list_services="")
     async with grpc.aio.insecure_channel(await server.address()) as channel:
@@ -44,8 +44,8 @@ async def test_sigterm_says_not_serving_first_and_lets_a_call_under_way_end(star
     assert "Traceback" not in server.printed
 
 
-async def test_a_second_sigterm_ends_a_server_at_once(start: Start) -> None:
-    """Whoever sends two does not want to wait ten minutes."""
+async def test_a_second_sigterm_stops_a_server_immediately(start: Start) -> None:
+    """Whatever the drain's settings are."""
     drain = {"SERVER__DRAIN__WAIT": "10m", "SERVER__DRAIN__TERMINATION_GRACE": "1h"}
     server = await start(*SERVER, **drain)
     await server.address()
@@ -55,8 +55,8 @@ async def test_a_second_sigterm_ends_a_server_at_once(start: Start) -> None:
     assert await server.ended() == 0
 
 
-async def test_a_port_that_is_taken_is_a_sentence(start: Start) -> None:
-    """A second server would silently take half of the calls."""
+async def test_a_port_in_use_is_one_sentence_of_error(start: Start) -> None:
+    """Otherwise a second server would silently get half of the calls."""
     port = (await (await start(*SERVER)).address()).rpartition(":")[2]
     second = await start(*SERVER, SERVER__PORT=port)
     assert await second.ended() == 1
@@ -78,8 +78,8 @@ __main__.main()
 """
 
 
-async def test_a_resource_that_cannot_be_opened_is_a_sentence(start: Start) -> None:
-    """What `services` in server/servicer.py raises ends the start."""
+async def test_a_resource_that_cannot_be_opened_is_one_sentence_of_error(start: Start) -> None:
+    """An exception from `services` in server/servicer.py."""
     server = await start("-c", BROKEN)
     assert await server.ended() == 1
     assert "server: cannot start: ConnectionError: no database at db:5432\n" in server.printed

@@ -6,8 +6,8 @@ import signal
 from tests.processes import CLIENT, SERVER, Start
 
 
-async def test_the_load_generator_logs_who_served(start: Start) -> None:
-    """Each server's first answer, then every second how many calls each has answered; SIGTERM ends it with status 0."""
+async def test_the_load_generator_logs_the_calls_by_server(start: Start) -> None:
+    """Each server's first answer, then the calls by server every second; SIGTERM ends it with status 0."""
     servers = [await start(*SERVER, SERVER__NAME=name) for name in ("a", "b")]
     target = "static:///" + ",".join([await server.address() for server in servers])
     client = await start(*CLIENT, CLIENT__TARGET=target, CLIENT__RATE="50")

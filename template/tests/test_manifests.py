@@ -1,4 +1,4 @@
-"""deploy/, rendered by kubectl without a cluster: every overlay, against what the programs in its pods make of it."""
+"""The manifests, rendered by kubectl without a cluster: every overlay, checked against the programs' settings."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PREFIX = "{{ cookiecutter.__prefix }}"
 OVERLAYS = sorted(path.parent.name for path in ROOT.glob("deploy/overlays/*/kustomization.yaml"))
 HEALTH_PORT = {"server": "SERVER__PORT", "client": "CLIENT__HEALTH_PORT"}
-"""The setting of the port that a program's probes ask."""
+"""The setting of the port that a program's probes use."""
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl on PATH, and no cluster")
 
@@ -37,7 +37,7 @@ def pods(overlay: str) -> dict[str, dict[str, Any]]:
 
 @cache
 def settings(overlay: str, program: str) -> dict[str, str]:
-    """The settings in force in a pod, as the program prints them; it refuses a name that is no setting, and values that do not fit."""
+    """The settings in effect in a pod, as the program prints them; unknown names and invalid combinations are errors."""
     container = pods(overlay)[program]["containers"][0]
     maps = {item["metadata"]["name"]: item["data"] for item in objects(overlay) if item["kind"] == "ConfigMap"}
     given = {name: value for source in container["envFrom"] for name, value in maps[source["configMapRef"]["name"]].items()}
@@ -53,7 +53,7 @@ def settings(overlay: str, program: str) -> dict[str, str]:
 
 
 def seconds(duration: str) -> float:
-    """As settings print it."""
+    """A printed duration in seconds."""
     units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     unit = duration.lstrip("0123456789.")
     return float(duration.removesuffix(unit)) * units[unit]
@@ -61,7 +61,7 @@ def seconds(duration: str) -> float:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_renders_with_settings_that_the_programs_know(overlay: str) -> None:
-    """One that is mistyped would keep the pods from starting."""
+    """A mistyped setting would keep the pods from starting."""
     assert pods(overlay)
     for program in pods(overlay):
         assert settings(overlay, program)["LOG__FORMAT"] == "json"
@@ -69,7 +69,7 @@ def test_every_overlay_renders_with_settings_that_the_programs_know(overlay: str
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_probes_ask_the_port_on_which_the_program_answers(overlay: str) -> None:
-    """And a pod is restarted only by the name that says neither that it drains nor that a registry is down."""
+    """Liveness probes use the name that stays SERVING during a drain and while a registry is down."""
     for program, spec in pods(overlay).items():
         container, port = spec["containers"][0], int(settings(overlay, program)[HEALTH_PORT[program]])
         assert [entry["containerPort"] for entry in container["ports"]] == [port]
@@ -80,7 +80,7 @@ def test_the_probes_ask_the_port_on_which_the_program_answers(overlay: str) -> N
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_pods_have_the_time_that_a_drain_takes(overlay: str) -> None:
-    """The server's settings count with what Kubernetes gives it; a client ends within its timeout."""
+    """The server's drain fits the pod's grace period; the client's timeout does too."""
     for program, spec in pods(overlay).items():
         given = settings(overlay, program)
         if program == "server":

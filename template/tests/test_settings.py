@@ -1,4 +1,4 @@
-"""Settings: where they come from, and the sentence that each mistake leads to."""
+"""Settings: their sources, and the error for each mistake."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Set:
 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
-    """Loads settings that cannot be used; the sentences, with the prefix shown as P__."""
+    """Loads invalid settings; the error's sentences, with the prefix shown as P__."""
 
     def refused() -> list[str]:
         with pytest.raises(SystemExit) as ended:
@@ -38,7 +38,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
 
 
 def test_only_names_with_the_prefix_count(environment: Set, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other programs' variables mean nothing, nor do those that Kubernetes sets for every Service."""
+    """Other programs' variables are ignored, and those that Kubernetes sets for every Service."""
     for name in ("LOG", "SERVER", "TLS", "SERVER__PORT"):
         monkeypatch.setenv(name, "x")
     environment(SERVER__NAME="a")
@@ -47,7 +47,7 @@ def test_only_names_with_the_prefix_count(environment: Set, monkeypatch: pytest.
 
 
 def test_the_environment_goes_before_the_dotenv_file_and_that_before_the_folder(environment: Set, tmp_path: Path) -> None:
-    """A setting that is given leaves the others of its section at their defaults."""
+    """Setting one value leaves the others of its section at their defaults."""
     (tmp_path / ".env").write_text(f"{PREFIX}SERVER__NAME=dotenv\n{PREFIX}SERVER__PORT=1\nOTHER=x\n")
     folder = tmp_path / "mounted"
     folder.mkdir()
@@ -75,14 +75,14 @@ def test_the_environment_goes_before_the_dotenv_file_and_that_before_the_folder(
 def test_a_mistake_is_a_sentence_that_names_the_variable(
     environment: Set, refusal: Refusal, name: str, value: str, sentence: str
 ) -> None:
-    """Status 2 and no traceback, for single values and for what cannot work together."""
+    """Exit status 2 without a traceback, for invalid values and combinations."""
     environment(**{name: value})
     (said,) = refusal()
     assert said.startswith(f"settings: {sentence}")
 
 
-def test_every_mistake_is_said_at_once(environment: Set, refusal: Refusal) -> None:
-    """One start is enough to find them."""
+def test_all_mistakes_are_reported_together(environment: Set, refusal: Refusal) -> None:
+    """One start finds them all."""
     environment(SERVER__PORT="many", LOG__LEVEL="loud", CLIENT__RATE="0")
     assert len(refusal()) == 3
 
@@ -94,7 +94,7 @@ def test_a_mistyped_secret_is_not_shown(environment: Set, refusal: Refusal) -> N
 
 
 def test_what_a_dotenv_file_or_the_folder_has_wrong_names_the_file(environment: Set, refusal: Refusal, tmp_path: Path) -> None:
-    """A folder that is not there is refused, too: its settings would be missed silently."""
+    """A missing folder is an error, too: otherwise its settings would be silently missing."""
     (tmp_path / ".env").write_text(f"{PREFIX}SERVER__PROT=1\n")
     assert refusal() == ["settings: P__SERVER__PROT in .env is not a setting; did you mean P__SERVER__PORT?"]
     (tmp_path / ".env").write_bytes(b"# Andr\xe9\n")
@@ -110,7 +110,7 @@ def test_what_a_dotenv_file_or_the_folder_has_wrong_names_the_file(environment: 
 def test_what_is_printed_is_a_dotenv_file_of_the_same_settings(
     environment: Set, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Except for secrets, which are stars."""
+    """Except for secrets, which are printed as asterisks."""
     values = {"SERVER__NAME": "a b", "SERVER__DRAIN__WAIT": "1.5s", "DISCOVERY__ETCD__ENDPOINTS": '["a:1", "b:2"]'}
     with monkeypatch.context():
         environment(**values, DISCOVERY__ETCD__PASSWORD="hidden")
