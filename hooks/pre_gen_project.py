@@ -32,6 +32,9 @@ _TAKEN = """
 TAKEN = frozenset(_TAKEN.split())
 """Top-level names of the project itself, then of all that its lock installs; a test compares them with an installation."""
 
+CONFUSING = frozenset({"client", "log", "registration", "server", "service", "telemetry", "tls"})
+"""Sections of the settings, and what would give ServiceClient a second meaning; a test compares them with the template."""
+
 
 def problems(answers: Mapping[str, str]) -> Iterator[str]:
     """A sentence for each invalid answer."""
@@ -52,6 +55,8 @@ def problems(answers: Mapping[str, str]) -> Iterator[str]:
         )
     elif keyword.iskeyword(package) or keyword.issoftkeyword(package):
         yield f"package_name '{package}' is a Python keyword; choose another, such as {package}_service"
+    elif package in CONFUSING:
+        yield f"package_name '{package}' is the name of a part of every project; choose another, such as my_{package}"
     elif package in TAKEN or package in sys.stdlib_module_names:
         yield f"package_name '{package}' would hide a package that the project needs; choose another, such as {package}_service"
     registry = r"[a-z0-9]+((\.|-+)[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*"

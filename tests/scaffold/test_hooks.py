@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def test_good_answers_are_accepted() -> None:
         ("package_name", "json", "would hide a package"),
         ("package_name", "grpc", "would hide a package"),
         ("package_name", "discovery", "would hide a package"),
+        ("package_name", "server", "choose another, such as my_server"),
         ("package_name", "tests", "choose another, such as tests_service"),
         ("image_registry", "https://registry", "without a scheme"),
         ("image_registry", "Registry/x", "in lower case"),
@@ -63,6 +65,14 @@ def test_a_bad_answer_is_refused_in_one_sentence_that_names_it(
     assert len(said) == 1
     assert said[0].startswith(f"cookiecutter: {key} ")
     assert sentence in said[0]
+
+
+def test_no_section_of_the_settings_can_be_the_package() -> None:
+    """SERVER__SERVER__PORT would be hard to read, for people and in messages."""
+    page = (ROOT / "docs" / "settings.md").read_text()
+    sections = {name.lower() for name in re.findall(r"^\| `GREETER__([A-Z]+)__", page, re.MULTILINE)}
+    assert "server" in sections
+    assert sections <= pre_gen_project.CONFUSING | pre_gen_project.TAKEN
 
 
 def test_a_refused_bake_leaves_nothing_behind_and_says_why(tmp_path: Path) -> None:
