@@ -32,7 +32,7 @@ def main() -> int:
         parser.error("atheris is not installed; it is for Linux on x86-64 with Python 3.11 to 3.13")
     if "settings" in grammars:
         try:
-            fresh(PROJECT)
+            fresh(PROJECT).install()
         except ProjectError as error:
             parser.error(str(error))
     names = [name for grammar in grammars for name in PROPERTIES[grammar]]
