@@ -8,14 +8,14 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 import grpc.aio
 from opentelemetry import metrics, propagate, trace
 
-from .method_handlers import Layer
+from .method_handlers import Layer, behavior_of, rebuilt
 
 Context = Any
 """grpc.aio.ServicerContext of any messages."""
@@ -50,36 +50,28 @@ class ServerCalls(Layer):
 
     def around(self, method: str, handler: Any) -> Any:
         """The handler, measured."""
-        if handler.request_streaming:
-            return handler
-        if handler.response_streaming:
-            answers = handler.unary_stream
+        behavior = behavior_of(handler)
 
-            async def streamed(request: Any, context: Context) -> AsyncIterator[Any]:
-                started, failed = time.perf_counter(), True
-                try:
-                    with self._span(method, context):
-                        async for answer in answers(request, context):
-                            yield answer
-                    failed = False
-                finally:
-                    self._record(method, context, started, failed)
-
-            return grpc.unary_stream_rpc_method_handler(streamed, handler.request_deserializer, handler.response_serializer)
-
-        answer_one = handler.unary_unary
+        async def streamed(request: Any, context: Context) -> AsyncIterator[Any]:
+            with self._measured(method, context):
+                async for answer in behavior(request, context):
+                    yield answer
 
         async def answered(request: Any, context: Context) -> Any:
-            started, failed = time.perf_counter(), True
-            try:
-                with self._span(method, context):
-                    answer = await answer_one(request, context)
-                failed = False
-                return answer
-            finally:
-                self._record(method, context, started, failed)
+            with self._measured(method, context):
+                return await behavior(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(answered, handler.request_deserializer, handler.response_serializer)
+        return handler if handler.request_streaming else rebuilt(handler, streamed if handler.response_streaming else answered)
+
+    @contextlib.contextmanager
+    def _measured(self, method: str, context: Context) -> Iterator[None]:
+        started, failed = time.perf_counter(), True
+        try:
+            with self._span(method, context):
+                yield
+            failed = False
+        finally:
+            self._record(method, context, started, failed)
 
     def _span(self, method: str, context: Context) -> contextlib.AbstractContextManager[Any]:
         carried = {key: value for key, value in context.invocation_metadata() or () if key in self._fields}

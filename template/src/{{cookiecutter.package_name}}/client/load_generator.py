@@ -20,13 +20,8 @@ logger = logging.getLogger(__name__)
 
 FORGOTTEN_AFTER = 600.0
 """Seconds of silence after which a server that answers is new again."""
-
-
-LOG_INTERVAL = 60.0
-"""Seconds before the same reason is logged again."""
-
-MOST_REASONS = 20
-"""The number of reasons that are logged within that time, so that changing texts do not fill the log."""
+LOG_INTERVAL, MOST_REASONS = 60.0, 20
+"""Seconds before the same reason is logged again, and the number of reasons in that time: changing texts must not fill the log."""
 
 
 class Result(NamedTuple):

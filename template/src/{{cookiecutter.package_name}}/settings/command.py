@@ -66,23 +66,16 @@ def qualified(text: str) -> str:
 
 def sentences(error: ValidationError) -> Iterator[str]:
     """A sentence for each mistake, with the name of the setting without the prefix."""
+    secrets = [name.removeprefix(PREFIX) for name, field, _ in leaves(Settings) if "SecretStr" in repr(field.annotation)]
     for mistake in error.errors():
-        names = [
-            str(part).upper()
-            for part in mistake["loc"]
-            if isinstance(part, str) and not part.startswith(("function-", "constrained-"))
-        ]
+        # Validators of pydantic's stand among the names as function-... and constrained-...
+        names = [str(part).upper() for part in mistake["loc"] if isinstance(part, str) and "-" not in part]
         if not names:
             yield from str(mistake["ctx"]["error"]).splitlines()
         else:
             written = "__".join(names)
-            secret = any(name.removeprefix(PREFIX).startswith(written) for name in _secrets())
+            secret = any(name.startswith(written) for name in secrets)
             yield f"{written}={'***' if secret else repr(mistake['input'])} is invalid: {mistake['msg'].removeprefix('Value error, ')}"
-
-
-def _secrets() -> Iterator[str]:
-    """The settings whose values are never shown."""
-    return (name for name, field, _ in leaves(Settings) if "SecretStr" in repr(field.annotation))
 
 
 def show(field: FieldInfo, value: Any) -> str:
@@ -91,12 +84,8 @@ def show(field: FieldInfo, value: Any) -> str:
         return "none"
     if isinstance(value, SecretStr):
         return "***"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
+    if isinstance(value, bool | dict | tuple):
         return json.dumps(value)
-    if isinstance(value, tuple):
-        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
     return text(value) if is_duration(field) else str(value)
 
 
