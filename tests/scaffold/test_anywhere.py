@@ -1,6 +1,7 @@
 """A project works wherever it lies, and however its owner's machine is set up; with an environment that its own make installs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def make(project: Path, *targets: str, **variables: str) -> str:
     return done.stdout
 
 
-def test_in_a_folder_of_an_odd_name_below_tests_in_another_repository(narrow_umask: None, tmp_path: Path) -> None:
+def test_in_a_folder_of_an_odd_name_below_tests_in_another_repository(linted: Path, narrow_umask: None, tmp_path: Path) -> None:
     """With PIP_USER=1 and a umask of 077; and nothing that make makes is for git to track, but for the stubs."""
     repository = tmp_path / 'it\'s a (strange) "place" ü'
     project = bake(repository / "tests")
@@ -41,6 +42,7 @@ def test_in_a_folder_of_an_odd_name_below_tests_in_another_repository(narrow_uma
     )
     (repository / "conftest.py").write_text("raise RuntimeError('not for this project')\n")
     commit_all(repository)
+    shutil.copytree(linted / ".mypy_cache", project / ".mypy_cache")  # to save time
     make(project, "install", "lint", "test", "settings", PIP_USER="1")
     untracked = git(repository, "status", "--porcelain", "--untracked-files=all").splitlines()
     assert all("src/greeter/v1/" in line for line in untracked), untracked
