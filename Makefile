@@ -30,7 +30,7 @@ demo: ## add, drain, kill, and restart servers while a client calls (PROJECT=pat
 
 ##@ Develop
 test: $(installed) ## run all tests that need no cluster: library, server and client, lab, generated projects
-	@$(pytest) -q -m "not cluster"
+	@$(pytest) -q -m "not cluster" -n 2 --dist loadfile
 
 test-cluster: $(installed) ## run the tests that need a cluster (KUBECONFIG, and kubectl on PATH)
 	@$(pytest) -q -m cluster -rs
