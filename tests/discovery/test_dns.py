@@ -140,7 +140,7 @@ def test_an_answer_too_large_for_udp_is_read_by_tcp(server: dns_server.Server) -
 
 
 def test_an_unknown_name_and_one_without_records_are_empty_sets(server: dns_server.Server) -> None:
-    """Whether that is believed is the guard's decision."""
+    """Whether that is accepted is the empty policy's decision."""
     assert found(first(server, "dns-poll:///unknown.test.:80")) == set()
     server.zone.set(NAME, "TXT hello")
     assert found(first(server, f"dns-poll:///{NAME}:80")) == set()

@@ -1,4 +1,4 @@
-"""guard.py: which snapshots are believed."""
+"""empty_policy.py: which snapshots are accepted."""
 
 import pytest
 

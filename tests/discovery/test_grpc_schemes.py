@@ -1,4 +1,4 @@
-"""native.py and routes.py: targets that gRPC resolves itself, and service configs."""
+"""grpc_schemes.py and service_config.py: targets that gRPC resolves itself, and service configs."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""memory.py: the last known good set in a file."""
+"""snapshot_cache.py: the last known good set in a file."""
 
 import json
 import queue
