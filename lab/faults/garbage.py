@@ -1,4 +1,4 @@
-"""A registry that answers nonsense: on TCP to whoever connects, on UDP in the place of the right answer."""
+"""A registry that sends invalid answers: on TCP to whoever connects, on UDP in the place of the right answer."""
 
 import contextlib
 import os

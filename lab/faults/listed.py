@@ -75,9 +75,9 @@ class Listed:
         await self.servers[3].start()
         await self.list("a", "b", "d")
         await asyncio.to_thread(back)
-        mended = time.monotonic()
+        repaired = time.monotonic()
         await harness.served_by("a", "b", "d")
-        harness.recovered_since(mended)
+        harness.recovered_since(repaired)
         return harness.row(not harness.failed(), f"noticed after {noticed:.1f} s; over counts from the registry's return")
 
 

@@ -25,7 +25,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0
 
 @fault("server at its limit of calls", quick=True)
 async def shedding(harness: Harness) -> Row:
-    """What is above the limit is refused with RESOURCE_EXHAUSTED and not made again; health stays SERVING and prompt."""
+    """What is above the limit is rejected with RESOURCE_EXHAUSTED and not retried; health stays SERVING and prompt."""
     [server] = await harness.servers(1, SERVER__MAX_CONCURRENT_RPCS="20")
     harness.manual(server.authority)
     async with grpc.aio.insecure_channel(server.authority) as channel:
@@ -49,12 +49,12 @@ async def shedding(harness: Harness) -> Row:
         count = len(harness.failed())
         for stream in held:
             stream.cancel()
-        mended = time.monotonic()
+        repaired = time.monotonic()
         await harness.until(
-            lambda: any(result.started > mended and result.code != "RESOURCE_EXHAUSTED" for result in harness.results),
+            lambda: any(result.started > repaired and result.code != "RESOURCE_EXHAUSTED" for result in harness.results),
             "a call that is admitted",
         )
-        harness.recovered_since(mended)
+        harness.recovered_since(repaired)
     took.sort()
     note = f"{count} refused in 3 s while 20 streams hold all places; health answered in {took[15] * 1000:.0f} ms (median), {took[-1] * 1000:.0f} ms (longest)"
     return harness.row(refused == {"RESOURCE_EXHAUSTED"} and took[-1] < 1.0, note)
@@ -89,7 +89,7 @@ async def _overloaded(harness: Harness, **settings: str) -> tuple[Row, float, fl
 
 @fault("three times the load that can be served", quick=True)
 async def throttled(harness: Harness) -> Row:
-    """The throttle keeps retries from adding to it: hardly more is tried than is offered, and what can be served is."""
+    """The throttle keeps retries from adding load: hardly more calls are tried than offered, and as many are served as can be."""
     row, tried, served = await _overloaded(harness)
     return replace(row, held=tried < 1.2 * OFFERED and served > 60)
 
@@ -162,7 +162,7 @@ async def idle_connections(harness: Harness) -> Row:
 
 @fault("server out of file descriptors")
 async def server_without_descriptors(harness: Harness) -> Row:
-    """No call fails on the connections there are; when the others go, new ones are taken again."""
+    """No call fails on the connections there are; when the others go, new ones are accepted again."""
     [server] = harness.placed("127.0.0.1", settings={"SERVER__MAX_CONNECTIONS": "none", "SERVER__HANDSHAKE_TIMEOUT": "2s"})
     server.through = ("prlimit", "--nofile=60")
     await server.start()
@@ -173,9 +173,9 @@ async def server_without_descriptors(harness: Harness) -> Row:
     with _connections((server.address, server.port), 200, b"") as connections:
         await asyncio.sleep(3.0)
         open_now = len(connections) - len(await asyncio.to_thread(_closed, connections, 0.5))
-    mended = time.monotonic()
+    repaired = time.monotonic()
     await _answers(server.authority, 60)
-    harness.recovered_since(mended)
+    harness.recovered_since(repaired)
     return harness.row(
         not harness.failed(), f"{open_now} of 200 connections waited; over counts from their end to a new one that was served"
     )
@@ -183,7 +183,7 @@ async def server_without_descriptors(harness: Harness) -> Row:
 
 @fault("oversized messages and metadata", quick=True)
 async def oversized(harness: Harness) -> Row:
-    """Both are refused with RESOURCE_EXHAUSTED; other calls on the same connection go well."""
+    """Both are refused with RESOURCE_EXHAUSTED; other calls on the same connection succeed."""
     [server] = await harness.servers(1)
     harness.manual(server.authority)
     await harness.call()

@@ -68,20 +68,20 @@ async def _cut(harness: Harness, options: Options | None = None) -> Row:
     await harness.calm()
     row = harness.row({result.code for result in harness.failed()} <= {"DEADLINE_EXCEEDED"})
     namespace.mend()
-    mended = time.monotonic()
+    repaired = time.monotonic()
     await harness.served_by("far")
-    return dataclasses.replace(row, note=f"called again {time.monotonic() - mended:.1f} s after the network was mended")
+    return dataclasses.replace(row, note=f"called again {time.monotonic() - repaired:.1f} s after the network was repaired")
 
 
 @fault("network cut between the client and one of three servers", "root")
 async def partitioned(harness: Harness) -> Row:
-    """Only calls that were sent to it before it was taken out fail, by their deadline; it serves again once it is reached."""
+    """Only calls that were sent to it before it was ejected fail, at their deadline; it serves again once it can be reached."""
     return await _cut(harness)
 
 
 @fault("network cut between the client and one of three servers, outlier detection off", "root")
 async def partitioned_without(harness: Harness) -> Row:
-    """Keepalive alone takes it out."""
+    """Only keepalive ejects it."""
     return await _cut(harness, OFF)
 
 
@@ -102,9 +102,9 @@ async def no_descriptors(harness: Harness) -> Row:
     harness.keep_status()
     called = {result.server for result in harness.since()}
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    mended = time.monotonic()
+    repaired = time.monotonic()
     await harness.served_by("d")
-    harness.recovered_since(mended)
+    harness.recovered_since(repaired)
     return harness.row(not harness.failed() and "d" not in called, "over counts from when there were descriptors again")
 
 

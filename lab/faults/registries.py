@@ -60,7 +60,7 @@ def _slow_at_start(kind: str) -> Callable[[Harness], Any]:
         codes = {result.code for result in harness.failed()}
         return harness.row(codes <= {"DEADLINE_EXCEEDED"}, "it answers after 3 s")
 
-    run.__doc__ = "Calls wait for the first answer, each up to its deadline; then they go well."
+    run.__doc__ = "Calls wait for the first answer, each up to its deadline; then they succeed."
     return run
 
 
@@ -74,9 +74,9 @@ for _kind, _name, _need in (
     fault(f"{_name} silent at the client's start", *_need)(_slow_at_start(_kind))
 
 
-@fault("DNS server answers nonsense")
+@fault("DNS server sends invalid answers")
 async def dns_garbage(harness: Harness) -> Row:
-    """No call fails; when it makes sense again, what has changed is called."""
+    """No call fails; when its answers are valid again, what has changed is called."""
     listed = await Listed.on(harness, DnsRegistry)
     relay = garbage.Udp(listed.registry.config().dns.servers[0])
     harness.at_end(relay.close)
@@ -96,24 +96,24 @@ async def _garbage(harness: Harness, listed: Listed, upstream: tuple[str, int]) 
     )
 
 
-@fault("etcd answers nonsense", "etcd")
+@fault("etcd sends invalid answers", "etcd")
 async def etcd_garbage(harness: Harness) -> Row:
-    """No call fails; when it makes sense again, what has changed is called."""
+    """No call fails; when its answers are valid again, what has changed is called."""
     etcd = await etcd_member(harness)
     listed = await on_etcd(harness, etcd)
     host, _, port = etcd.address.partition(":")
     return await _garbage(harness, listed, (host, int(port)))
 
 
-@fault("Kubernetes API answers nonsense", "cluster")
+@fault("Kubernetes API sends invalid answers", "cluster")
 async def kubernetes_garbage(harness: Harness) -> Row:
-    """No call fails; when it makes sense again, what has changed is called."""
+    """No call fails; when its answers are valid again, what has changed is called."""
     return await _garbage(harness, await on_kubernetes(harness), cluster_api.server())
 
 
 @fault("etcd cut off and compacted meanwhile", "etcd")
 async def etcd_compacted(harness: Harness) -> Row:
-    """No call fails; the revision to go on from is gone, so everything is read anew."""
+    """No call fails; the revision to go on from is gone, so everything is read again."""
     etcd = await etcd_member(harness)
     listed = await on_etcd(harness, etcd)
     await listed.call()
@@ -138,9 +138,9 @@ async def etcd_restarted(harness: Harness) -> Row:
     await harness.until(lambda: not harness.status().startswith("synced"), "a status that says so")
     harness.keep_status()
     await asyncio.to_thread(etcd.start)
-    mended = time.monotonic()
+    repaired = time.monotonic()
     await harness.until(lambda: harness.status().startswith("synced"), "a watch that is back")
-    harness.recovered_since(mended)
+    harness.recovered_since(repaired)
     await harness.served_by("a", "b", "c")
     return harness.row(not harness.failed(), "over counts from its restart until the watch is back")
 
@@ -188,12 +188,12 @@ async def api_restarted(harness: Harness) -> Row:
         await asyncio.sleep(5.0)
     finally:
         await asyncio.to_thread(command, "FAULTS_START_API")
-    mended = time.monotonic()
+    repaired = time.monotonic()
     await harness.until(lambda: harness.status().startswith("synced"), "a watch that is back")
     await listed.servers[3].start()
     await listed.list("a", "b", "d")
     await harness.served_by("a", "b", "d")
-    harness.recovered_since(mended)
+    harness.recovered_since(repaired)
     return harness.row(not harness.failed(), "over counts from its return")
 
 
@@ -216,6 +216,6 @@ async def coredns_restarted(harness: Harness) -> Row:
     finally:
         await asyncio.to_thread(scale_dns, 1)
     await harness.until(lambda: harness.status().startswith("synced"), "an answer")
-    mended = time.monotonic() - harness.marked
+    repaired = time.monotonic() - harness.marked
     await harness.calm()
-    return harness.row(not harness.failed(), f"names were resolved again after {mended:.1f} s")
+    return harness.row(not harness.failed(), f"names were resolved again after {repaired:.1f} s")

@@ -22,7 +22,7 @@ WATCHED = 40.0
 
 @fault("SIGKILL of one of three servers", quick=True)
 async def killed(harness: Harness) -> Row:
-    """No call fails: what was under way is made again on another server."""
+    """No call fails: calls in flight are retried on another server."""
     first, *others = await harness.servers(3)
     harness.manual(*(server.authority for server in (first, *others)))
     await harness.call()
@@ -49,7 +49,7 @@ async def half_killed(harness: Harness) -> Row:
 
 @fault("all three servers killed, and back", quick=True)
 async def all_killed(harness: Harness) -> Row:
-    """Calls fail at once rather than hang; they go well again by themselves, at all servers."""
+    """Calls fail immediately instead of hanging; they succeed again without intervention, on all servers."""
     all_three = await harness.servers(3)
     harness.manual(*(server.authority for server in all_three))
     await harness.call()
@@ -70,7 +70,7 @@ async def all_killed(harness: Harness) -> Row:
 
 @fault("client started before any server", quick=True)
 async def started_first(harness: Harness) -> Row:
-    """Calls fail at once until a server is there, then go well by themselves."""
+    """Calls fail immediately until a server is available, then succeed."""
     [server] = harness.placed("127.0.0.1")
     harness.manual(server.authority)
     harness.mark()
@@ -104,7 +104,7 @@ async def _frozen(harness: Harness, options: Options | None = None) -> tuple[Ser
 
 @fault("SIGSTOP of one of three servers")
 async def frozen(harness: Harness) -> Row:
-    """Only calls that were sent to it before it was taken out fail, by their deadline; once it goes on it serves again."""
+    """Only calls that were sent to it before it was ejected fail, at their deadline; once it continues it serves again."""
     first, note = await _frozen(harness)
     harness.keep_status()
     row = harness.row(bool(harness.failed()) and {result.code for result in harness.failed()} == {"DEADLINE_EXCEEDED"}, note)
@@ -115,7 +115,7 @@ async def frozen(harness: Harness) -> Row:
 
 @fault("SIGSTOP of one of three servers, outlier detection off")
 async def frozen_without(harness: Harness) -> Row:
-    """Keepalive alone takes it out."""
+    """Only keepalive ejects it."""
     _, note = await _frozen(harness, OFF)
     return harness.row({result.code for result in harness.failed()} == {"DEADLINE_EXCEEDED"}, note)
 
@@ -139,7 +139,7 @@ async def _beside(harness: Harness, seconds: float, bad: Stub, options: Options 
 
 @fault("one of three servers answers UNAVAILABLE", quick=True)
 async def unavailable(harness: Harness) -> Row:
-    """A call fails only where all of its three attempts met that server, one in 27, and the server is taken out."""
+    """A call fails only where all of its three attempts met that server, one in 27, and the server is ejected."""
     bad = await _bad(harness, failing(grpc.StatusCode.UNAVAILABLE))
     note = await _beside(harness, 12.0, bad)
     return harness.row(len(harness.failed()) < len(harness.since()) / 27 and bad.seen < len(harness.since()) / 3, note)
@@ -155,7 +155,7 @@ async def unavailable_without(harness: Harness) -> Row:
 
 @fault("one of three servers answers INTERNAL")
 async def internal(harness: Harness) -> Row:
-    """What is not retried fails, until the server is taken out: a sixth of the calls at the most."""
+    """What is not retried fails, until the server is ejected: a sixth of the calls at the most."""
     bad = await _bad(harness, failing(grpc.StatusCode.INTERNAL))
     note = await _beside(harness, WATCHED, bad)
     return harness.row(0 < len(harness.failed()) < len(harness.since()) / 6, note)
@@ -171,7 +171,7 @@ async def internal_without(harness: Harness) -> Row:
 
 @fault("one of three servers takes longer than the deadline")
 async def too_slow(harness: Harness) -> Row:
-    """As many calls fail as were sent to it before it was taken out, by their deadline."""
+    """As many calls fail as were sent to it before it was ejected, at their deadline."""
     bad = await _bad(harness, slow(5.0))
     note = await _beside(harness, WATCHED, bad)
     codes = {result.code for result in harness.failed()}
@@ -180,7 +180,7 @@ async def too_slow(harness: Harness) -> Row:
 
 @fault("one of three servers takes half a second")
 async def half_a_second(harness: Harness) -> Row:
-    """No call fails, and nothing takes it out: only answers count, not how long they take."""
+    """No call fails, and nothing ejects it: only status codes count, not durations."""
     bad = await _bad(harness, slow(0.5))
     note = await _beside(harness, 12.0, bad)
     return harness.row(not harness.failed() and bad.seen > len(harness.since()) / 4, note)

@@ -132,7 +132,7 @@ async def during_stream(harness: Harness) -> Row:
 
 @fault("SIGTERM twice", quick=True)
 async def twice(harness: Harness) -> Row:
-    """The second ends it at once; no call fails, what it cuts is made again."""
+    """The second ends it at once; no call fails, calls that it cuts are retried."""
     first, second = await harness.servers(2, SERVER__DRAIN__WAIT="20s", SERVER__DRAIN__GRACE="20s")
     harness.listed(first.authority, second.authority)
     await harness.call()
