@@ -50,6 +50,8 @@ class _Namespace:
         self.inside("ip", "link", "set", self._far, "up")
 
     def close(self) -> None:
+        # The pair of interfaces first: with the namespace alone it would go some time later, and its name is used again.
+        _run("ip", "link", "del", self._near)
         _run("ip", "netns", "del", self.name)
 
 
