@@ -5,6 +5,7 @@ Without a collector, nothing of the OpenTelemetry SDK is imported, and no interc
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -89,9 +90,9 @@ def configure(settings: Settings, role: str) -> Telemetry:
     resource = Resource({"service.instance.id": settings.server.name}).merge(Resource.create())
     meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter(session=session()))], resource)
     tracers = TracerProvider(resource=resource)
-    sampler = tracers.sampler
-    if role == "server":
-        # The server asks the sampler before it starts a span, so that a call that is not recorded costs almost nothing.
+    found = re.match(r"ParentBased{root:TraceIdRatioBased{([\d.e-]+)}", tracers.sampler.get_description())
+    if found and role == "server":
+        # The server decides before it starts a span, so that a call that is not recorded costs almost nothing.
         tracers.sampler = ParentBasedTraceIdRatio(1.0)
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=session())))
     metrics.set_meter_provider(meters)
@@ -104,4 +105,4 @@ def configure(settings: Settings, role: str) -> Telemetry:
     # The package has no types of its own.
     trace_client: Any = traced.aio_client_interceptors
     client: list[Any] = [*trace_client(), *ClientMetrics.all()]
-    return Telemetry(ServerCalls(sampler).on, client, shutdown)
+    return Telemetry(ServerCalls(float(found[1]) if found else 1.0).on, client, shutdown)

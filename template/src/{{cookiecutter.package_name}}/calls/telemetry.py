@@ -38,14 +38,14 @@ def _attributes(method: str, code: str) -> dict[str, str]:
 class ServerCalls(Layer):
     """Times and traces the calls of the handlers that are registered through `on`.
 
-    sampler: decides about calls that begin a trace of their own. A call that carries a trace is part of it, and its caller has
+    sample_ratio: the share of calls that begin a trace of their own. A call that carries a trace is part of it, and its caller has
     decided whether it is recorded.
     """
 
-    def __init__(self, sampler: Any) -> None:
+    def __init__(self, sample_ratio: float) -> None:
         self._durations = _Durations(_histogram("server"))
         self._tracer = trace.get_tracer("rpc")
-        self._sampler = sampler
+        self._sample_ratio = sample_ratio
         self._fields = propagate.get_global_textmap().fields
 
     def around(self, method: str, handler: Any) -> Any:
@@ -75,7 +75,7 @@ class ServerCalls(Layer):
 
     def _span(self, method: str, context: Context) -> contextlib.AbstractContextManager[Any]:
         carried = {key: value for key, value in context.invocation_metadata() or () if key in self._fields}
-        if not carried and not self._sampler.should_sample(None, random.getrandbits(128), method).decision.is_sampled():
+        if not carried and random.random() >= self._sample_ratio:
             return _UNTRACED
         attributes = {"rpc.system.name": "grpc", "rpc.method": method}
         return self._tracer.start_as_current_span(method, propagate.extract(carried), trace.SpanKind.SERVER, attributes)
