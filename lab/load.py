@@ -1,4 +1,4 @@
-"""Calls by the clock to a target, each recorded: health's Check, which every server has, unless another method is named."""
+"""Calls a target at a constant rate and records each call: health's Check, which every server has, unless another method is named."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ CHECK = "/grpc.health.v1.Health/Check"
 SERVED_BY = "x-served-by"
 """The metadata by which a server names itself, initial or, in a unary call, trailing."""
 MAX_IN_FLIGHT = 1000
-"""Calls under way at one time; what would be more is not made."""
+"""Concurrent calls; calls above this number are not made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Result:
 class Options:
     """How calls are made; the defaults are those of a generated project's client.
 
-    timeout: seconds.   retries: whether a call that ends with UNAVAILABLE is made again, three attempts in all.   outliers: whether
-    a server that fails calls is taken out of the set for a while.   config: the registry's part.
+    timeout: seconds.   retries: whether a call that ends with UNAVAILABLE is retried, three attempts in all.   outliers: whether
+    a server that fails calls is ejected for a while.   config: the registry's part.
     """
 
     timeout: float = 2.0
@@ -62,7 +62,7 @@ class Client:
         try:
             await call
         except grpc.aio.AioRpcError as error:
-            # gRPC does not retry a call whose initial metadata has arrived; a Check can be made again all the same.
+            # gRPC does not retry a call whose initial metadata has arrived; but a Check changes nothing, so it is safe to repeat here.
             if (
                 error.code() is not grpc.StatusCode.UNAVAILABLE
                 or not self._options.retries
@@ -86,7 +86,7 @@ def served_by(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 class Load:
-    """Makes calls by the clock, whether or not earlier ones have ended, as independent users would; `on_result` is given each."""
+    """Makes calls at a constant rate, whether or not earlier ones have ended, as independent users would; `on_result` gets each."""
 
     def __init__(self, client: Client, rate: float, on_result: Callable[[Result], None]) -> None:
         self._client = client
@@ -95,7 +95,7 @@ class Load:
         self._calls: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Call until `stopping` is set; then wait for the calls under way, each of which has its deadline."""
+        """Call until `stopping` is set; then wait for the calls in flight, each of which has its deadline."""
         begun, made = time.monotonic(), 0
         while not stopping.is_set():
             made += 1
@@ -117,7 +117,7 @@ class Load:
 
 
 async def _sleep(stopping: asyncio.Event, seconds: float) -> None:
-    """Until the time is over or the end is wanted; behind the clock it only lets others run."""
+    """Wait `seconds`, or until `stopping` is set; if the load is late, only let other tasks run."""
     if seconds <= 0:
         return await asyncio.sleep(0)
     try:
@@ -129,13 +129,13 @@ async def _sleep(stopping: asyncio.Event, seconds: float) -> None:
 
 def channel_options(target: str, options: Options) -> list[tuple[str, Any]]:
     """gRPC's arguments, as a generated client sets them."""
-    # Behind one address every new connection may reach another server, so it is worth while to try soon.
+    # Behind one address every new connection may reach another server, so reconnect soon.
     first_backoff = 100 if parse(target).scheme == "passthrough" else 500
     return [
         ("grpc.service_config", service_config(target, options)),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 10_000),  # or a frozen server is noticed after 60 s
+        ("grpc.http2.ping_timeout_ms", 10_000),  # or a hung server is detected after 60 s
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.dns_min_time_between_resolutions_ms", 5000),  # 30 s by default

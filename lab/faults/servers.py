@@ -1,4 +1,4 @@
-"""What happens to servers, while the registry goes on listing them."""
+"""What happens to servers, while the registry keeps listing them."""
 
 import asyncio
 import os

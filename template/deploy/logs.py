@@ -33,7 +33,7 @@ class Container:
 
 
 def follow(kubectl: Kubectl) -> None:
-    """Until interrupted. Where an API server's absence has cut a log off, it goes on from the same line."""
+    """Until interrupted. Where an API server's absence has cut a log off, it continues from the same line."""
     colors = itertools.cycle(COLORS if sys.stdout.isatty() else (0,))
     of_pod: dict[str, int] = {}
     known: dict[tuple[str, int], Container] = {}
