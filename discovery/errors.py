@@ -10,8 +10,18 @@ DiscoveryError
 """
 
 
+def printable(text: str) -> str:
+    """Text from outside, such as a registry's, safe for logs and terminals: control characters are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 class DiscoveryError(Exception):
-    """Base of all errors of discovery; its text is one sentence that names the fact and the remedy."""
+    """Base of all errors of discovery; its text is one printable sentence that names the fact and the remedy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class TargetError(DiscoveryError, ValueError):

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .errors import printable
+
 
 class Health(enum.IntEnum):
     """An endpoint's health, with the names and numbers of xDS (envoy.config.core.v3.HealthStatus)."""
@@ -86,13 +88,6 @@ class Snapshot:
 
     def __len__(self) -> int:
         return len(self.endpoints)
-
-
-def printable(text: str) -> str:
-    """Text from a registry, safe for logs and terminals: control characters are escaped."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 @functools.lru_cache(maxsize=16384)

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .snapshot import Endpoint, Snapshot, printable
+from .errors import printable
+from .snapshot import Endpoint, Snapshot
 from .status import Status
 
 COLUMNS: tuple[tuple[str, Callable[[Endpoint], str]], ...] = (

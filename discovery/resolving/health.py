@@ -17,6 +17,7 @@ from ..config import Backoff
 from ..snapshot import Endpoint, Health, Snapshot
 from ..tls.certificates import Credentials, current
 from ..wire import messages_pb2 as wire
+from ..wire import own_channel
 from .backoff import BackoffTimer
 
 logger = logging.getLogger(__package__)
@@ -124,7 +125,7 @@ class HealthMonitor:
         credentials = self._credentials
 
         def open_channel(secure: grpc.ChannelCredentials | None) -> grpc.Channel:
-            return grpc.insecure_channel(uri, options) if secure is None else grpc.secure_channel(uri, secure, options)
+            return own_channel(uri, secure, options)
 
         backoff = BackoffTimer(self._backoff, self._clock, self._jitter)
         return _Watch(

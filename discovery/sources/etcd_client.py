@@ -15,6 +15,7 @@ from ..errors import CertificateError, TargetError
 from ..snapshot import parse_authority
 from ..tls.certificates import CertificateFiles
 from ..wire import messages_pb2 as wire
+from ..wire import own_channel
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -56,10 +57,7 @@ class EtcdClient:
             ("grpc.use_local_subchannel_pool", 1),  # a separate connection, so that closing the channel closes it
             ("grpc.max_receive_message_length", -1),  # a prefix is returned in one message
         )
-        if tls:
-            self._channel = grpc.secure_channel(address, _credentials(settings), options)
-        else:
-            self._channel = grpc.insecure_channel(address, options)
+        self._channel = own_channel(address, _credentials(settings) if tls else None, options)
         self._token: str | None = None
 
     def close(self) -> None:

@@ -22,6 +22,11 @@ class Source(Protocol):
     empty: ClassVar[Empty]
     """The default policy for an empty set after a non-empty one."""
 
+    @property
+    def registry(self) -> str:
+        """Which registry is read, to tell the last known good sets of several apart: addresses, never a secret. Empty if unknown."""
+        ...
+
     def watch(self) -> Iterator[Snapshot]:
         """Yield the complete set, once it is complete, and again after every change; an empty one is a set too.
 
