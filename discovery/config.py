@@ -153,6 +153,7 @@ class Config:
     """The options of one channel; `Config()` is right for most.
 
     zone: the zone that this client runs in; empty ignores zones.
+    node: the node that this client runs on (in a pod spec.nodeName, by the downward API), for Kubernetes' PreferSameNode; empty ignores it.
     empty: what to do about an answer without a usable endpoint; None means the source's default.
     coalesce: seconds for which further changes are collected after one was forwarded.
     outliers: outlier detection; None disables it, as on gRPC's own channels.
@@ -164,6 +165,7 @@ class Config:
     empty: Empty | None = None
     coalesce: float = 0.05
     health: str | None = ""
+    node: str = ""
     backoff: Backoff = field(default_factory=Backoff)
     outliers: Outliers | None = None
     remember: Remember = field(default_factory=Remember)

@@ -30,7 +30,7 @@ class Endpoint(NamedTuple):
     zone: where it runs, empty if unknown.                 weight: relative to other endpoints; 1 or more.
     name: its name in the registry (pod, key), empty if it has none; informational.
     node: the machine that it runs on, empty if unknown.   hints: the zones whose clients it should serve (KEP-2433).
-    metadata: other data in the registry, as JSON; empty if none.
+    metadata: other data in the registry, as JSON; empty if none.   node_hints: the nodes whose clients it should serve (KEP-3015).
     """
 
     address: str
@@ -42,6 +42,7 @@ class Endpoint(NamedTuple):
     node: str = ""
     hints: tuple[str, ...] = ()
     metadata: str = ""
+    node_hints: tuple[str, ...] = ()
 
     @property
     def authority(self) -> str:

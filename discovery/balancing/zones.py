@@ -1,4 +1,4 @@
-"""Zone preference. Pure: endpoints and the client's own zone in, priorities out.
+"""Zone and node preference. Pure: endpoints and the client's own zone and node in, priorities out.
 
 gRPC's priorities have no partial spill-over: the next priority is used only when the one before has failed as a whole. Whether
 the own zone has enough endpoints is therefore decided here; if not, all zones become one priority.
@@ -6,11 +6,33 @@ the own zone has enough endpoints is therefore decided here; if not, all zones b
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Literal
+from typing import NamedTuple
 
 from ..snapshot import Endpoint, Health
 
-Preference = Literal["", "zone", "hints"]
+
+class Preference(NamedTuple):
+    """Which endpoints calls should go to first: those hinted for `node`, then those of `zone`, then the rest.
+
+    An empty criterion does not apply.   hinted: what belongs to the zone is decided by hints, not by where an endpoint runs.
+    """
+
+    node: str = ""
+    zone: str = ""
+    hinted: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the ranks."""
+        near = (*(["node"] if self.node else []), *(["own"] if self.zone else []))
+        return (*near, "remote") if near else ("all",)
+
+    def rank(self, endpoint: Endpoint) -> int:
+        """The place of an endpoint's group, 0 for the first; always 0 if nothing is preferred."""
+        if self.node and self.node in endpoint.node_hints:
+            return 0
+        near = not self.zone or (self.zone in endpoint.hints if self.hinted else endpoint.zone == self.zone)
+        return bool(self.node) + (not near)
 
 
 def usable(endpoints: frozenset[Endpoint]) -> frozenset[Endpoint]:
@@ -22,25 +44,23 @@ def usable(endpoints: frozenset[Endpoint]) -> frozenset[Endpoint]:
     return ready or frozenset(endpoint for endpoint in endpoints if endpoint.health is Health.DRAINING)
 
 
-def preference(endpoints: Collection[Endpoint], own_zone: str) -> Preference:
-    """Whether calls should stay near `own_zone`, and by which criterion.
+def preference(endpoints: Collection[Endpoint], own_zone: str, own_node: str = "") -> Preference:
+    """By which criteria calls should stay near.
 
-    `hints` if the registry has set hints on every endpoint, and at least one for this zone, as kube-proxy requires too (KEP-2433).
-    `zone` if the own zone has at least half of what an even spread over the zones would give: with fewer, they would get the calls
-    of a whole zone's clients and be overloaded while others are idle.
+    Hints count if the registry has set them on every endpoint, and on at least one for this node or zone, as kube-proxy requires
+    too (KEP-3015, KEP-2433). Without hints the own zone counts if it has at least half of what an even spread over the zones would
+    give: with fewer, its endpoints would get the calls of a whole zone's clients and be overloaded while others are idle.
     """
+    node = own_node if own_node and _hinted([endpoint.node_hints for endpoint in endpoints], own_node) else ""
     if not own_zone:
-        return ""
-    if all(endpoint.hints for endpoint in endpoints) and any(own_zone in endpoint.hints for endpoint in endpoints):
-        return "hints"
+        return Preference(node)
+    if _hinted([endpoint.hints for endpoint in endpoints], own_zone):
+        return Preference(node, own_zone, hinted=True)
     count = Counter(endpoint.zone for endpoint in endpoints)
     if len(count) < 2 or count[own_zone] * len(count) * 2 < count.total():
-        return ""
-    return "zone"
+        return Preference(node)
+    return Preference(node, own_zone)
 
 
-def is_near(endpoint: Endpoint, own_zone: str, preferred: Preference) -> bool:
-    """Whether an endpoint belongs to the first priority; all do if nothing is preferred."""
-    if preferred == "hints":
-        return own_zone in endpoint.hints
-    return preferred != "zone" or endpoint.zone == own_zone
+def _hinted(hints: Collection[tuple[str, ...]], own: str) -> bool:
+    return all(hints) and any(own in each for each in hints)

@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..config import Remember
@@ -81,9 +81,10 @@ class SnapshotCache:
 
 
 def _endpoint(
-    address: str, port: int, zone: str, weight: int, health: int, name: str, node: str, hints: list[str], metadata: str
-) -> Endpoint:
-    for text in (address, zone, name, node, metadata, *hints):
+    address: str, port: int, zone: str, weight: int, health: int, name: str, node: str, hints: list[str], metadata: str,
+    node_hints: Iterable[str] = (),  # files of version 2.0 do not have it
+) -> Endpoint:  # fmt: skip
+    for text in (address, zone, name, node, metadata, *hints, *node_hints):
         if not isinstance(text, str):
             raise TypeError(f"{text!r} is no text")
-    return Endpoint(address, int(port), zone, int(weight), Health(health), name, node, tuple(hints), metadata)
+    return Endpoint(address, int(port), zone, int(weight), Health(health), name, node, tuple(hints), metadata, tuple(node_hints))

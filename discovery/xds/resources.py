@@ -62,17 +62,20 @@ class Resource:
 class TargetResources:
     """The resources of one target, kept up to date by `update`. Not thread-safe: the control plane holds its lock."""
 
-    def __init__(self, name: str, own_zone: str, service_config: ServiceConfig, outliers: Outliers | None = None) -> None:
+    def __init__(
+        self, name: str, own_zone: str, service_config: ServiceConfig, outliers: Outliers | None = None, own_node: str = ""
+    ) -> None:
         self.listener: Resource | None = None
         self.assignments: dict[str, Resource] = {}
         self._name = name
         self._own_zone = own_zone
+        self._own_node = own_node
         self._service_config = service_config
         self._outliers = outliers
         self._count = 1
         self._parts = Parts()
         self._usable: frozenset[Endpoint] = frozenset()
-        self._preferred: zones.Preference = ""
+        self._preferred = zones.Preference()
         self._weights: dict[int, int] = {}  # of the parts that hold anything of the first priority
         self._routed: dict[int, int] = {}  # what the listener says
         self._changes = 0
@@ -84,7 +87,7 @@ class TargetResources:
     def update(self, snapshot: Snapshot) -> bool:
         """Apply a snapshot; returns whether anything is different on the wire."""
         usable = zones.usable(snapshot.endpoints)
-        preferred = zones.preference(usable, self._own_zone)
+        preferred = zones.preference(usable, self._own_zone, self._own_node)
         count = part_count(len(usable), self._count)
         before = self._changes
         if count != self._count or preferred != self._preferred or self.listener is None:
@@ -121,18 +124,18 @@ class TargetResources:
 
     def _assignment(self, full_name: str, endpoints: Iterable[Endpoint]) -> tuple[int, xds.ClusterLoadAssignment]:
         """The message and its weight: the endpoints of the first priority, each by its own weight."""
-        groups: dict[tuple[bool, int], list[Endpoint]] = defaultdict(list)
+        groups: dict[tuple[int, int], list[Endpoint]] = defaultdict(list)
         for endpoint in endpoints:
-            remote = not zones.is_near(endpoint, self._own_zone, self._preferred)
-            groups[remote, endpoint.weight].append(endpoint)
+            groups[self._preferred.rank(endpoint), endpoint.weight].append(endpoint)
         message = xds.ClusterLoadAssignment(cluster_name=full_name)
-        first_priority = sum(share * len(group) for (remote, share), group in groups.items() if not remote)
-        for (remote, share), group in sorted(groups.items()):
+        first_priority = sum(share * len(group) for (rank, share), group in groups.items() if rank == 0)
+        ranks = sorted({rank for rank, _ in groups})
+        for (rank, share), group in sorted(groups.items()):
             # round_robin ignores weights of endpoints, but not of localities: endpoints of equal weight form a locality.
             locality = message.endpoints.add(
-                locality=xds.Locality(zone=f"{'remote' if remote else 'own' if self._preferred else 'all'}-{share}"),
+                locality=xds.Locality(zone=f"{self._preferred.names[rank]}-{share}"),
                 load_balancing_weight=xds.UInt32Value(value=share * len(group)),  # gRPC drops a locality without a weight
-                priority=1 if remote and first_priority else 0,  # a gap in priorities is rejected
+                priority=ranks.index(rank),  # a gap in priorities is rejected
             )
             for endpoint in sorted(group):
                 socket = xds.SocketAddress(address=endpoint.address, port_value=endpoint.port)

@@ -137,7 +137,9 @@ class _Process:
             self._names[name] = self._names.get(name, 0) + 1
             if self._names[name] == 1:
                 plane.add(
-                    name, TargetResources(name, key.config.zone, service_config, key.config.outliers), shared.resolver.refused
+                    name,
+                    TargetResources(name, key.config.zone, service_config, key.config.outliers, key.config.node),
+                    shared.resolver.refused,
                 )
                 self._subscriptions[name] = shared.resolver.subscribe(lambda snapshot: plane.publish(name, snapshot))
             return Lease(self, key, name)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery.balancing.sharding import SMALLEST_PART, WHOLE, Parts, part_count
-from discovery.balancing.zones import preference, usable
+from discovery.balancing.zones import Preference, preference, usable
 from discovery.config import Outliers
 from discovery.errors import TargetError
 from discovery.snapshot import Endpoint, Health, Snapshot
@@ -51,8 +51,10 @@ def addresses(assignment: xds.ClusterLoadAssignment) -> list[tuple[int, str]]:
     ]
 
 
-def made(endpoints: list[Endpoint], zone: str = "", service_config: ServiceConfig | None = None) -> TargetResources:
-    resources = TargetResources("t", zone, service_config or ServiceConfig())
+def made(
+    endpoints: list[Endpoint], zone: str = "", service_config: ServiceConfig | None = None, *, node: str = ""
+) -> TargetResources:
+    resources = TargetResources("t", zone, service_config or ServiceConfig(), own_node=node)
     resources.update(Snapshot.of(endpoints))
     return resources
 
@@ -174,7 +176,7 @@ def test_any_sequence_of_sets_ends_with_the_last_one(sets: list[list[int]], zone
         parts = assignments(resources)
         held = Counter(address for name in routed for _, address in addresses(parts[name]))
         assert set(held) <= {endpoint.address for endpoint in snapshot.endpoints}
-        local = preference(snapshot.endpoints, zone)
+        local = preference(snapshot.endpoints, zone).zone
         owed = {endpoint.address for endpoint in snapshot.endpoints if not local or endpoint.zone == zone}
         assert owed <= set(held)
         assert set(held.values()) <= {1}
@@ -252,21 +254,24 @@ def test_the_own_zone_must_be_half_as_strong_as_an_even_share(zones: dict[str, i
         for index, (zone, count) in enumerate(zones.items())
         for number in range(count)
     ]
-    assert preference(endpoints, own) == ("zone" if local else "")
+    assert preference(endpoints, own) == Preference(zone=own if local else "")
 
 
 @pytest.mark.parametrize(
-    ("hints", "expected"),
+    ("hints", "counts"),
     [
-        ([("a",), ("b",), ("b", "c")], "hints"),
-        ([("b",), ("b",), ("c",)], ""),  # none for this zone
-        ([("a",), (), ("b",)], ""),  # one is without: the registry is not done yet
+        ([("a",), ("b",), ("b", "c")], True),
+        ([("b",), ("b",), ("c",)], False),  # none for this zone
+        ([("a",), (), ("b",)], False),  # one is without: the registry is not done yet
     ],
 )
-def test_hints_count_where_every_endpoint_has_one(hints: list[tuple[str, ...]], expected: str) -> None:
-    """They are the registry's own share-out, so the rule of half a share does not apply to them."""
+def test_hints_count_where_every_endpoint_has_one(hints: list[tuple[str, ...]], counts: bool) -> None:
+    """They are the registry's own share-out, so the rule of half a share does not apply to them; nodes' are like zones'."""
     endpoints = [endpoint._replace(hints=hint) for endpoint, hint in zip(many(3, "x"), hints, strict=True)]
-    assert preference(endpoints, "a") == expected
+    assert preference(endpoints, "a") == (Preference(zone="a", hinted=True) if counts else Preference())
+    endpoints = [endpoint._replace(node_hints=hint) for endpoint, hint in zip(many(3, "x"), hints, strict=True)]
+    assert preference(endpoints, "", "a") == Preference(node="a" if counts else "")
+    assert preference(endpoints, "a", "") == Preference()
 
 
 def test_hinted_endpoints_come_first_and_the_others_stay_in_reserve() -> None:
@@ -275,6 +280,29 @@ def test_hinted_endpoints_come_first_and_the_others_stay_in_reserve() -> None:
     resources = made([own._replace(hints=("a",)), other._replace(hints=("b",))], "a")
     [part] = assignments(resources).values()
     assert addresses(part) == [(0, own.address), (1, other.address)]
+
+
+@pytest.mark.parametrize("zone", ["", "a"])
+def test_the_own_node_comes_before_the_own_zone_and_the_rest(zone: str) -> None:
+    """Priorities have no gap, also where nothing is known of a zone; the locality of each is its own."""
+    hints = [("n1", "a"), ("n2", "a"), ("n2", "b")]
+    near, own, other = (
+        endpoint._replace(node_hints=(node,), hints=(where,)) for endpoint, (node, where) in zip(many(3), hints, strict=True)
+    )
+    [part] = assignments(made([near, own, other], zone, node="n1")).values()
+    assert addresses(part) == [(0, near.address), (1, own.address), (2 if zone else 1, other.address)]
+    assert len({locality.locality.zone for locality in part.endpoints}) == len({priority for priority, _ in addresses(part)})
+
+
+def test_of_a_large_set_only_the_parts_with_an_endpoint_for_the_own_node_get_calls() -> None:
+    """Each by how many it holds of them; the others of the part are its reserve."""
+    endpoints = [endpoint._replace(node_hints=(f"n{number % 50}",)) for number, endpoint in enumerate(many(200))]
+    resources = made(endpoints, node="n7")
+    first = [
+        address for name in weights(resources) for priority, address in addresses(assignments(resources)[name]) if priority == 0
+    ]
+    assert sorted(first) == sorted(endpoint.address for endpoint in endpoints[7::50])
+    assert sum(weights(resources).values()) == len(first)
 
 
 def test_only_ready_endpoints_are_used_and_draining_ones_before_none() -> None:

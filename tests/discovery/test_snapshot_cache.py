@@ -20,7 +20,9 @@ from .fakes import Script, snapshot, unready
 from .servers import DEADLINE, until
 
 TARGET = "kubernetes:///greeter:grpc"
-FULL = Snapshot.of([Endpoint("10.0.0.1", 80, "a", 3, Health.DRAINING, "pod", "node", ("a", "b"), "{}"), Endpoint("::1", 81)])
+FULL = Snapshot.of(
+    [Endpoint("10.0.0.1", 80, "a", 3, Health.DRAINING, "pod", "node", ("a", "b"), "{}", ("node",)), Endpoint("::1", 81)]
+)
 
 
 def memory(folder: Path, now: float = 1000.0, max_age: float = 60.0) -> SnapshotCache:
@@ -84,6 +86,15 @@ def test_a_file_of_another_target_or_version_is_not_believed(tmp_path: Path, key
     kept.write(FULL)
     kept.path.write_text(json.dumps({**json.loads(kept.path.read_text()), key: "another"}))
     assert kept.read() is None
+
+
+def test_a_file_of_before_there_were_node_hints_is_read(tmp_path: Path) -> None:
+    """Its entries are one field shorter."""
+    memory(tmp_path).write(FULL)
+    content = json.loads(memory(tmp_path).path.read_text())
+    content["endpoints"] = [fields[:9] for fields in content["endpoints"]]
+    memory(tmp_path).path.write_text(json.dumps(content))
+    assert memory(tmp_path).read() == Snapshot.of(endpoint._replace(node_hints=()) for endpoint in FULL.endpoints)
 
 
 def test_a_place_that_cannot_be_written_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
