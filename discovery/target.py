@@ -13,7 +13,7 @@
 
 import re
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from .errors import TargetError
 from .snapshot import canonical_address, parse_authority
@@ -26,6 +26,8 @@ GRPC_OWN = ("dns", "passthrough", "xds", "unix", "unix-abstract", "ipv4", "ipv6"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _SEVERAL = re.compile(r",(?=[A-Za-z][A-Za-z0-9+.-]*:///)")
+_AUTHORITY = "!$&'()*+,;=:@[]"
+"""What stays as it is in an authority, besides letters, digits, and `-._~`."""
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,254}}$){_LABEL}(?:\.{_LABEL})*\.?")
 _KUBERNETES_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -58,15 +60,16 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The value of :authority, and with TLS the name that a server's certificate must have: never one pod's address."""
-        host = self.name.split(",")[0].removesuffix(".")
-        if self.scheme == "static":
-            return host
+        """The value of :authority, and with TLS the name that a server's certificate must have: never one pod's address.
+
+        Percent-encoded as gRPC does it for its own targets (URI::PercentEncodeAuthority; RFC 3986, section 3.2).
+        """
+        host = (self.name.split(",")[0] if self.scheme == "static" else self.name).removesuffix(".")
         if self.namespace:
             host = f"{host}.{self.namespace}"
-        if ":" in host:
+        if self.scheme == "dns-poll" and ":" in host:
             host = f"[{host}]"
-        return f"{host}:{self.port}" if self.port.isdigit() else host
+        return quote(f"{host}:{self.port}" if self.port.isdigit() else host, safe=_AUTHORITY)
 
 
 def parse(text: str) -> Target:

@@ -1,5 +1,10 @@
 """target.py: the grammar, as a table and as a property."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -22,7 +27,11 @@ near = st.text(st.sampled_from(":/.,[]%?#@_-+ \t\n019aZ\u0661\u00e9\ud800")) | s
         ("kubernetes:///svc.ns.svc.cluster.local:grpc", "svc", "ns", "grpc", "svc.ns"),
         ("KUBERNETES:///svc.ns.svc", "svc", "ns", "", "svc.ns"),
         ("etcd:///greeter", "greeter", "", "", "greeter"),
-        ("etcd:///team/greeter", "team/greeter", "", "", "team/greeter"),
+        ("etcd:///team/greeter", "team/greeter", "", "", "team%2Fgreeter"),
+        ("manual:///größe", "größe", "", "", "gr%C3%B6%C3%9Fe"),
+        ("manual:///a%2Fb%25", "a/b%", "", "", "a%2Fb%25"),
+        ("manual:///a,b", "a,b", "", "", "a,b"),
+        ("manual:///[a]:b@c", "[a]:b@c", "", "", "[a]:b@c"),
         ("dns-poll:///name.ns.svc.cluster.local.:80", "name.ns.svc.cluster.local.", "", "80", "name.ns.svc.cluster.local:80"),
         ("dns-poll:///_grpc._tcp.name", "_grpc._tcp.name", "", "", "_grpc._tcp.name"),
         ("dns-poll:///[::1]:80", "::1", "", "80", "[::1]:80"),
@@ -35,6 +44,35 @@ def test_our_targets(text: str, name: str, namespace: str, port: str, authority:
     target = parse(text)
     assert (target.name, target.namespace, target.port, target.authority, str(target)) == (name, namespace, port, authority, text)
     assert target.ours
+
+
+def test_authority_is_encoded_as_grpc_encodes_it_for_its_own_targets() -> None:
+    """Every printable ASCII character and some others, as a server sees them from gRPC's own xds:/// channel."""
+    name = "".join(map(chr, range(0x21, 0x7F))).translate(dict.fromkeys(map(ord, "?#"))) + "größe\u4e2d"
+    done = subprocess.run(
+        [sys.executable, "-c", _SENT_BY_GRPC, name],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
+    assert done.stdout.split() == [Target("", "manual", name).authority], done.stderr
+
+
+_SENT_BY_GRPC = """
+import json, os, sys
+from urllib.parse import quote
+import grpc
+from tests.discovery.external_plane import ExternalPlane
+from tests.discovery.servers import Server, unary
+
+server = Server("a", behave=lambda context: print(context._rpc_event.call_details.host.decode(), flush=True))
+plane = ExternalPlane(sys.argv[1], server.address)
+plaintext = {"server_uri": plane.uri, "channel_creds": [{"type": "insecure"}]}
+os.environ["GRPC_XDS_BOOTSTRAP_CONFIG"] = json.dumps({"xds_servers": [plaintext], "node": {"id": "test"}})
+unary(grpc.insecure_channel("xds:///" + quote(sys.argv[1], safe="")))(b"", timeout=20)
+os._exit(0)
+"""
 
 
 @pytest.mark.parametrize(
@@ -95,5 +133,6 @@ def test_any_text_is_a_target_or_a_target_error(text: str) -> None:
         return
     assert isinstance(target, Target)
     assert parse(str(target)) == target
+    assert target.authority.isascii()
     assert target.authority.isprintable()
     assert not set(target.authority) & set(" \t\n")
