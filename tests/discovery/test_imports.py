@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registration": VALUES | {"sources.etcd_client", "resolving.backoff"},
     "tls": {"errors", "config"},
     "xds": VALUES | {"balancing", "resolving", "tls.certificates", "metrics"},
+    "testing": VALUES | {"sources.etcd_client", "xds", "channel", "aio"},
 }
 """What each folder imports besides itself: data flows from a source to a resolver to the control plane, and imports point back."""
 
@@ -62,6 +63,7 @@ def folder_of(name: str) -> str:
 def test_imports_point_one_way(name: str) -> None:
     """A source knows nothing of resolvers, a resolver nothing of xDS, the control plane nothing of registries."""
     for other in imported(name, modules()[name]) - {name}:
+        assert folder_of(other) != "testing" or folder_of(name) == "testing", f"{name} imports {other}, which is for tests"
         if name in TOP:
             assert other not in TOP or TOP.index(other) < TOP.index(name), f"{name} imports {other}"
         elif folder_of(other) != folder_of(name):
@@ -83,7 +85,9 @@ def test_every_file_has_its_place_on_the_map() -> None:
 
 def test_only_relative_imports_and_known_libraries_are_used() -> None:
     """So the folder works wherever it is copied."""
-    allowed = {"grpc", "google", "dns", "rich", "opentelemetry", "kubernetes", "urllib3"} | set(sys.stdlib_module_names)
+    allowed = {"grpc", "google", "dns", "rich", "opentelemetry", "kubernetes", "urllib3", "dnslib", "trustme"} | set(
+        sys.stdlib_module_names
+    )
     for path in modules().values():
         for node in ast.walk(ast.parse(path.read_text())):
             names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
@@ -96,7 +100,7 @@ def test_importing_it_needs_no_registrys_library_and_starts_nothing() -> None:
     """Only grpcio and protobuf; a source is imported when a target asks for it."""
     code = (
         "import sys, threading, discovery\n"
-        "print(sorted({'dns', 'kubernetes', 'rich'} & {name.split('.')[0] for name in sys.modules}), threading.active_count())"
+        "print(sorted({'dns', 'kubernetes', 'rich', 'dnslib', 'trustme'} & {name.split('.')[0] for name in sys.modules}), threading.active_count())"
     )
     root = str(FOLDER.parent)
     done = subprocess.run(

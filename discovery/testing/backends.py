@@ -1,0 +1,240 @@
+"""Real gRPC servers on loopback that a test kills, freezes, drains, slows down, and restarts."""
+
+import contextlib
+import itertools
+import json
+import mmap
+import os
+import signal
+import string
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, Literal, overload
+
+import grpc
+
+from . import serving
+from .serving import Controls, Served, Services
+
+
+class Backend:
+    """One server in this process, started by the constructor. `address` is `host:port`; port 0 takes a free one.
+
+    It serves grpc.health.v1, and what `services` registers. Every backend serves WHO and FOLLOW besides.
+    """
+
+    def __init__(self, name: str, address: str = "127.0.0.1:0", services: Services | None = None) -> None:
+        self.name = name
+        self.address = address
+        self._services = services
+        self._controls = self._control()
+        self._ending: threading.Thread | None = None
+        self._begin()
+
+    def _control(self) -> Controls:
+        return Controls()
+
+    def _begin(self) -> None:
+        self._served: Served | None = Served(self.name, self.address, self._controls, self._services)
+        self._started(self._served.port)
+
+    def _started(self, port: int) -> None:
+        self.address = f"{self.address.rpartition(':')[0]}:{port}"
+
+    @property
+    def port(self) -> int:
+        """The port of `address`."""
+        return int(self.address.rpartition(":")[2])
+
+    @property
+    def calls(self) -> int:
+        """How many calls have reached it, those of health not counted; a restart does not reset it."""
+        return self._controls.calls
+
+    def slow(self, seconds: float) -> None:
+        """From now on wait for so long before each call is handled; 0 ends it."""
+        self._controls.delay = seconds
+
+    def fail(self, code: grpc.StatusCode | None) -> None:
+        """From now on answer each call with this status; None ends it."""
+        self._controls.code = code.value[0] if code else 0
+
+    def drain(self, wait: float = 0.5, grace: float = 5.0) -> None:
+        """Say NOT_SERVING, after `wait` seconds refuse new calls, and end once the calls in flight have, after `grace` seconds at most.
+
+        Returns at once; `join` waits for the end.
+        """
+        served, self._served = self._served, None
+        if served is not None:
+            self._ending = threading.Thread(target=served.drain, args=(wait, grace), name=f"drain {self.name}", daemon=True)
+            self._ending.start()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until a drain has ended. Raises TimeoutError after `timeout` seconds."""
+        if self._ending is not None:
+            self._ending.join(timeout)
+            if self._ending.is_alive():
+                raise TimeoutError(f"backend '{self.name}' has not ended within {timeout:g} s")
+
+    def stop(self) -> None:
+        """End it now; calls in flight are canceled."""
+        served, self._served = self._served, None
+        if served is not None:
+            served.stop()
+        self.join()
+
+    def restart(self) -> None:
+        """Start it again on the same address, which ends it first if it is running. Returns when it serves."""
+        self.stop()
+        self._begin()
+
+
+class BackendProcess(Backend):
+    """One server in a process of its own, which can also be killed and frozen. `services` must be importable from a module."""
+
+    def __init__(self, name: str, address: str = "127.0.0.1:0", services: Services | None = None, *, wait: bool = True) -> None:
+        """With `wait=False` it returns while the process is starting; `ready` waits then."""
+        self._reference = _reference(services)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answer: BinaryIO | None = None  # the port, once it serves
+        self._wait = wait
+        super().__init__(name, address, services)
+
+    def _control(self) -> Controls:
+        self._shared = tempfile.TemporaryFile()  # noqa: SIM115, every further process needs its descriptor
+        self._shared.truncate(mmap.PAGESIZE)
+        return Controls(self._shared.fileno())
+
+    def _begin(self) -> None:
+        read, write = os.pipe()
+        self._answer = open(read, "rb")  # noqa: SIM115, closed by `ready`
+        given = [self.name, self.address, self._shared.fileno(), write, self._reference]
+        path = [each or os.getcwd() for each in sys.path]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", serving.__file__, json.dumps(given)],
+                stdin=subprocess.PIPE,
+                pass_fds=(self._shared.fileno(), write),
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+                start_new_session=True,  # a Ctrl-C on the terminal is for the test
+            )
+        finally:
+            os.close(write)
+        if self._wait:
+            self.ready()
+
+    def ready(self) -> None:
+        """Wait until it serves. Raises RuntimeError if its process has ended instead; its output says why."""
+        answer, self._answer, self._wait = self._answer, None, True
+        if answer is not None:
+            with answer:
+                port = answer.read()
+            if not port:
+                self.kill()
+                raise RuntimeError(f"backend '{self.name}' did not start on {self.address}; its output says why")
+            self._started(int(port))
+
+    def kill(self) -> None:
+        """End it by SIGKILL, as a lost node or the kernel's out-of-memory killer does."""
+        self._send(signal.SIGKILL)
+        self.join()
+
+    def freeze(self) -> None:
+        """Suspend it by SIGSTOP: connections stay, nothing is answered."""
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Resume it after `freeze`."""
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def drain(self, wait: float = 0.5, grace: float = 5.0) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(f"{json.dumps([wait, grace])}\n".encode())
+                self._process.stdin.close()
+
+    def join(self, timeout: float | None = None) -> None:
+        if self._process is not None:
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                raise TimeoutError(f"backend '{self.name}' has not ended within {timeout:g} s") from None
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            self._process = None
+
+    def stop(self) -> None:
+        self.kill()
+
+
+@overload
+def backends(
+    count: int | Sequence[str] = 3, services: Services | None = None, *, processes: Literal[True] = True
+) -> contextlib.AbstractContextManager[list[BackendProcess]]: ...
+
+
+@overload
+def backends(
+    count: int | Sequence[str] = 3, services: Services | None = None, *, processes: Literal[False]
+) -> contextlib.AbstractContextManager[list[Backend]]: ...
+
+
+@overload
+def backends(
+    count: int | Sequence[str] = 3, services: Services | None = None, *, processes: bool
+) -> contextlib.AbstractContextManager[list[Backend]]: ...
+
+
+@contextlib.contextmanager
+def backends(count: int | Sequence[str] = 3, services: Services | None = None, *, processes: bool = True) -> Iterator[Any]:
+    """So many servers, or one for each name, ended with the block.
+
+        with testing.backends(3) as servers, discovery.insecure_channel("manual:///greeter") as channel:
+            discovery.Manual("greeter").set(server.address for server in servers)
+            servers[0].kill()
+            assert channel.unary_unary(testing.WHO)(b"", wait_for_ready=True) in (b"b", b"c")
+
+    For servicers of your own, pass a function that registers them; the name tells the servers apart:
+
+        def services(server: grpc.Server, name: str) -> None:
+            greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(name), server)
+
+    By default each server is a process, which starts in about half a second; they start together. Their `services` must be a
+    function of a module that the process can import. With `processes=False` they run in this process, start within milliseconds,
+    take any function, and cannot be killed or frozen. Raises RuntimeError if a server does not start.
+    """
+    names = list(itertools.islice(_names(), count)) if isinstance(count, int) else list(count)
+    with contextlib.ExitStack() as stack:
+        started: list[Backend] = []
+        for name in names:
+            started.append(BackendProcess(name, services=services, wait=False) if processes else Backend(name, services=services))
+            stack.callback(started[-1].stop)
+        for each in started:
+            if isinstance(each, BackendProcess):
+                each.ready()
+        yield started
+
+
+def _names() -> Iterator[str]:
+    """a, b, ..., z, a1, b1, ..."""
+    for round_number in itertools.count():
+        yield from (f"{letter}{round_number or ''}" for letter in string.ascii_lowercase)
+
+
+def _reference(services: Services | None) -> str | None:
+    """`module:name` of a function that another process can import. Raises ValueError."""
+    if services is None:
+        return None
+    module, name = getattr(services, "__module__", ""), getattr(services, "__qualname__", "")
+    if module in ("", "__main__") or not name.replace(".", "_").isidentifier():
+        raise ValueError(
+            f"{services!r} cannot be imported by a backend's process: take a function of a module, or backends(..., processes=False)"
+        )
+    return f"{module}:{name}"
