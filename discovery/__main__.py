@@ -13,8 +13,8 @@ from collections.abc import Callable
 from . import terminal
 from .config import Config, Dns, Empty, Etcd, Kubernetes
 from .errors import DiscoveryError, NotSyncedError, TargetError
-from .resolving.failover import Failover, open_resolver
-from .resolving.resolver import Resolver
+from .resolving.failover import open_resolver
+from .resolving.publisher import Publisher
 from .snapshot import Snapshot
 from .status import Status
 from .target import Target, parse
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     except DiscoveryError as error:
         print(f"{_parser().prog}: {error}", file=sys.stderr)
         return 2
-    commands: dict[str, Callable[[Resolver | Failover, argparse.Namespace], int]] = {"resolve": resolve, "watch": watch}
+    commands: dict[str, Callable[[Publisher, argparse.Namespace], int]] = {"resolve": resolve, "watch": watch}
     try:
         return commands[options.command](resolver, options)
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         resolver.close()
 
 
-def resolve(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
+def resolve(resolver: Publisher, options: argparse.Namespace) -> int:
     """Print the set once."""
     resolver.start()
     try:
@@ -59,7 +59,7 @@ def resolve(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
     return 0 if status.snapshot else 1
 
 
-def watch(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
+def watch(resolver: Publisher, options: argparse.Namespace) -> int:
     """Follow the set until SIGINT or SIGTERM: a live table on a terminal, otherwise a line for each change."""
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -69,7 +69,7 @@ def watch(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
             return _live(resolver, stopping)
     last: list[Status] = []
     changed = threading.Event()
-    resolver.subscribe(lambda snapshot: changed.set())
+    resolver.subscribe(lambda status: changed.set())
     resolver.start()
     while not stopping.is_set():
         changed.wait(0.2)
@@ -79,7 +79,7 @@ def watch(resolver: Resolver | Failover, options: argparse.Namespace) -> int:
     return 0
 
 
-def _live(resolver: Resolver | Failover, stopping: threading.Event) -> int:
+def _live(resolver: Publisher, stopping: threading.Event) -> int:
     from rich.live import Live
 
     resolver.start()

@@ -10,10 +10,11 @@ import grpc.aio
 
 from .channel import Options, _Call, check_credentials, open_target
 from .config import Config
+from .status import Status
 from .target import parse
 from .tls.aio_rotation import RenewedChannel
 from .tls.certificates import CertificateFiles, Credentials
-from .xds.runtime import Lease, process
+from .xds.runtime import CLOSE_WAIT, Lease, process
 
 Interceptors = Sequence[grpc.aio.ClientInterceptor]
 
@@ -55,14 +56,19 @@ async def wait_until_synced(target: str, timeout: float, *, config: Config | Non
     """`discovery.wait_until_synced` without blocking the event loop."""
     resolver = process.resolver(parse(target), config)
     loop = asyncio.get_running_loop()
-    synced = asyncio.Event()
-    unsubscribe = resolver.subscribe(lambda snapshot: _tell(loop, synced))
+    known = asyncio.Event()
+
+    def listener(status: Status) -> None:
+        if status.snapshot is not None or status.state == "closed":
+            _tell(loop, known)
+
+    unsubscribe = resolver.subscribe(listener)
     try:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(synced.wait(), timeout)
+            await asyncio.wait_for(known.wait(), timeout)
     finally:
         unsubscribe()
-    if not synced.is_set():
+    if resolver.status.snapshot is None:
         raise resolver.not_synced(timeout)
 
 
@@ -105,7 +111,7 @@ class _Channel(grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         if not self._lease.forked:
             await self._channel.close(grace)
-        self._lease.release()
+        await asyncio.wait({asyncio.wrap_future(self._lease.release())}, timeout=CLOSE_WAIT)
 
     async def __aenter__(self) -> "_Channel":
         return self

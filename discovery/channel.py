@@ -147,7 +147,7 @@ class _Channel(grpc.Channel):
     def close(self) -> None:
         if not self._lease.forked:
             self._channel.close()
-        self._lease.release()
+        self._lease.close()
 
     def __enter__(self) -> "_Channel":
         return self

@@ -6,8 +6,11 @@ DiscoveryError
 ├── SourceError          a registry cannot be read at the moment
 ├── RegistrationError    a registry cannot be written at the moment
 ├── NotSyncedError       no first snapshot within the timeout (also a TimeoutError)
-└── ControlPlaneError    the in-process control plane cannot be used: bootstrap, socket, fork
+└── ControlPlaneError    the in-process control plane cannot be used: bootstrap, socket, threads, fork (also a RuntimeError)
 """
+
+import contextlib
+from collections.abc import Callable
 
 
 def printable(text: str) -> str:
@@ -15,6 +18,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def report(log: Callable[..., None], message: str, *values: object) -> None:
+    """Log a message; a log handler that raises must not end the thread that has something to say."""
+    with contextlib.suppress(Exception):
+        log(message, *values)
 
 
 class DiscoveryError(Exception):
@@ -57,5 +66,5 @@ class NotSyncedError(DiscoveryError, TimeoutError):
     """The first snapshot of a target did not arrive within the timeout."""
 
 
-class ControlPlaneError(DiscoveryError):
-    """The in-process control plane cannot be used: its socket, the xDS bootstrap, or a fork."""
+class ControlPlaneError(DiscoveryError, RuntimeError):
+    """The in-process control plane cannot be used: its socket, the xDS bootstrap, the system's threads, or a fork."""

@@ -5,39 +5,43 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from .. import metrics
 from ..config import Config
-from ..errors import NotSyncedError, SourceError
+from ..errors import SourceError, printable, report
 from ..snapshot import Snapshot
 from ..sources.source import Source, open_source
-from ..status import Status
 from ..target import Target
 from ..tls.certificates import Credentials
 from .backoff import BackoffTimer
-from .empty_policy import decide
+from .empty_policy import Decision, decide
 from .health import HealthMonitor
-from .snapshot_cache import SnapshotCache
+from .publisher import Publisher
+from .snapshot_cache import CacheWriter
+from .threads import Alarm, Serial
 
 logger = logging.getLogger(__package__)
-
-Listener = Callable[[Snapshot], None]
-"""Called with every accepted snapshot, on a thread of the resolver, one at a time; must not block or call back."""
 
 MINIMAL_WAIT = 0.01
 """The minimum of seconds between two attempts, whatever the jitter, so that a broken source does not spin."""
 
-NEVER = float("inf")
 
-
-class Resolver:
-    """Runs one source on a thread of its own until `close`, and calls its listeners with every accepted set.
+class Resolver(Publisher):
+    """Runs one source on a thread of its own until `close`, and publishes every accepted set.
 
     The first change is forwarded immediately; further ones within `config.coalesce` seconds come as one snapshot. A set equal to the
     last one is not forwarded. When the source fails, the last set stays in use, and the source is restarted with exponential backoff
     and jitter, which is reset once a watch has lasted as long as the maximum delay. `clock` and `jitter` (low, high -> seconds) are
     for tests.
+
+    | state      | the source yields a set | it fails                       | it ends normally | close  |
+    |------------|-------------------------|--------------------------------|------------------|--------|
+    | connecting | synced                  | connecting, from the cache: stale | connecting    | closed |
+    | synced     | synced                  | stale                          | synced           | closed |
+    | stale      | synced                  | stale                          | stale            | closed |
+    | closed     | closed                  | closed                         | closed           | closed |
+
+    A set that was yielded waits for the end of `coalesce` and for the empty policy's consent; whatever makes it due calls `_forward`.
     """
 
     def __init__(
@@ -47,109 +51,79 @@ class Resolver:
         config: Config,
         *,
         monitor: HealthMonitor | None = None,
-        on_state: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
+        super().__init__(target)
         self._source = source
         self._config = config
-        self._on_state = on_state
         self._empty = config.empty or source.empty
         self._monitor = monitor
-        self._cache = SnapshotCache(config.remember, str(target)) if config.remember.directory else None
-        self._keep_at = NEVER  # when the set is written to the cache next
         self._clock = clock
         self._jitter = jitter
         self._closing = threading.Event()
-        self._changed = threading.Condition()  # guards everything below
-        self._status = Status(str(target))
-        self._listeners: list[Listener] = []
+        self._thread: threading.Thread | None = None
+        self._cache: CacheWriter | None = None
+        if config.remember.directory:
+            self._cache = CacheWriter(config.remember, str(target), lambda: source.registry, lambda: self._current)
+        # Guarded:
         self._received: Snapshot | None = None  # the registry's latest set
-        self._empty_since = 0.0
-        self._dirty = False
-        self._dirty_since = 0.0
+        self._changed_since: float | None = None  # when the oldest change that is not forwarded was received
+        self._empty_before = 0.0  # seconds without a usable endpoint, before the registry could not be read
+        self._empty_since: float | None = None  # and since when again
         self._not_before = 0.0
-        self._threads = [
-            threading.Thread(target=work, name=f"discovery {name} {target}", daemon=True)
-            for name, work in (("source", self._read), ("settle", self._settle_later))
-        ]
-
-    # ---- for owners ----
-
-    @property
-    def status(self) -> Status:
-        """The state at this moment, an immutable value."""
-        with self._changed:
-            return self._status
+        self._forward = Serial(self._forward_now)
+        self._alarm = Alarm(self._forward)
 
     def start(self) -> None:
-        """Start watching. Called once."""
+        with self._guard:
+            if self._thread is not None or self._closing.is_set():
+                return
+            self._thread = thread = threading.Thread(
+                target=self._run, name=f"discovery source {self._status.target}", daemon=True
+            )
         if self._monitor is not None:
             self._monitor.start(self.reconsider)
-        for thread in self._threads:
+        try:
             thread.start()
-
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with the current set, if there is one, and with every later one. Returns a function that unsubscribes."""
-        with self._changed:
-            self._listeners.append(listener)
-            if self._status.snapshot is not None:
-                listener(self._status.snapshot)
-
-        def end() -> None:
-            with self._changed:
-                self._listeners.remove(listener)
-
-        return end
-
-    def wait_until_synced(self, timeout: float) -> None:
-        """Block until a first set was forwarded. Raises NotSyncedError, with the reason, after `timeout` seconds."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._status.snapshot is not None or self._closing.is_set(), timeout)
-            if self._status.snapshot is None:
-                raise self.not_synced(timeout)
-
-    def not_synced(self, timeout: float) -> NotSyncedError:
-        """The error that says why there is no set after `timeout` seconds."""
-        return not_synced(self.status, timeout)
-
-    def refused(self, reason: str) -> None:
-        """gRPC rejected the set (an xDS NACK) and keeps the previous one."""
-        with self._changed:
-            self._status = replace(self._status, nacks=self._status.nacks + 1, last_nack=reason)
+        except RuntimeError:
+            self._thread = None
+            raise
 
     def close(self) -> None:
-        """Stop the source and the threads; gRPC keeps the last set. Does not wait for a request in progress."""
         self._closing.set()
         self._source.close()
         if self._monitor is not None:
             self._monitor.close()
-        with self._changed:
-            self._status = replace(self._status, state="closed")
-            self._changed.notify_all()
+        if self._cache is not None:
+            self._cache.close()
+        with self._guard:
+            self._change(state="closed")
+        self._tell()
 
     def join(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds until the threads of a closed resolver have ended; returns whether they have."""
-        for thread in self._threads:
-            thread.join(timeout)
-        return not any(thread.is_alive() for thread in self._threads)
+        threads = (self._thread, self._cache.thread if self._cache is not None else None)
+        for thread in threads:
+            if thread is not None:
+                thread.join(timeout)
+        return not any(thread is not None and thread.is_alive() for thread in threads)
 
     # ---- the source's thread ----
 
-    def _read(self) -> None:
+    def _run(self) -> None:
         backoff = BackoffTimer(self._config.backoff, self._clock, self._jitter)
         while not self._closing.is_set():
             backoff.begin()
-            retry_after = 0.0
+            reason, retry_after = None, 0.0
             try:
                 for snapshot in self._source.watch():
                     self._receive(snapshot)
-                reason = None
             except SourceError as error:
                 reason, retry_after = str(error), error.retry_after or 0.0
-            except Exception as error:  # a bug in the source must neither end the thread nor go unnoticed
-                logger.exception("the source of target '%s' has a bug", self._status.target)
-                reason = f"the source has a bug: {type(error).__name__}: {error}"
+            except BaseException as error:  # whatever a source does must neither end the thread nor go unnoticed
+                reason = printable(f"the source has a bug: {type(error).__name__}: {error}")
+                if reason != self._status.last_error:
+                    report(logger.exception, "the source of target '%s' has a bug", self._status.target)
             if self._closing.is_set():
                 return
             self._fail(reason)
@@ -159,106 +133,103 @@ class Resolver:
         now = self._clock()
         if self._monitor is not None:
             self._monitor.update(snapshot)
-        with self._changed:
-            if self._closing.is_set():
-                return
-            if snapshot.problems != self._status.problems:
-                for problem in set(snapshot.problems) - set(self._status.problems):
-                    logger.warning("target '%s': %s", self._status.target, problem)
-            if self._status.state == "stale":
-                logger.info("target '%s': the source has recovered", self._status.target)
-            if self._received is None or self._received.usable:
-                self._empty_since = now
-            self._received = snapshot
-            self._status = replace(self._status, state="synced", synced_at=now, last_error=None, problems=snapshot.problems)
+        with self._guard:
+            before = self._status
             if snapshot.usable:
-                self._status = replace(self._status, suspicious=None)
-        self.reconsider()
-        self._on_state()
+                self._empty_before, self._empty_since = 0.0, None
+            elif self._empty_since is None:
+                self._empty_since = now
+            if self._changed_since is None or (before.suspicious and snapshot != self._received):
+                self._changed_since = now
+            self._received = snapshot
+            suspicious = None if snapshot.usable else before.suspicious
+            self._change(state="synced", synced_at=now, last_error=None, problems=snapshot.problems, suspicious=suspicious)
+        if before.state == "stale":
+            report(logger.info, "target '%s': the source has recovered", before.target)
+        for problem in snapshot.problems if snapshot.problems != before.problems else ():
+            if problem not in before.problems:
+                report(logger.warning, "target '%s': %s", before.target, problem)
+        self._forward()
+        self._tell()
 
     def _fail(self, reason: str | None) -> None:
-        if self._cache is not None and self.status.snapshot is None and (known := self._cache.read()):
-            logger.warning("target '%s': starting with the last known good set of %d", self._status.target, len(known))
+        if self._received is None and self._cache is not None and (known := self._cache.read()):
+            report(logger.warning, "target '%s': starting with the last known good set of %d", self._status.target, len(known))
             if self._monitor is not None:
                 self._monitor.update(known)
-            with self._changed:
-                self._received = known
-            self.reconsider()
-        with self._changed:
-            if reason is not None and reason != self._status.last_error:
-                kept = "the last set stays in use" if self._status.snapshot else "there is no set yet"
-                logger.warning("target '%s': %s; %s", self._status.target, reason, kept)
-            state = self._status.state if reason is None else "connecting" if self._received is None else "stale"
-            self._status = replace(
-                self._status, state=state, last_error=reason or self._status.last_error, restarts=self._status.restarts + 1
-            )
-            self._changed.notify_all()
-        self._on_state()
+            with self._guard:
+                self._received, self._changed_since = known, self._clock()
+            self._forward()
+        with self._guard:
+            before = self._status
+            if reason is not None and self._empty_since is not None:
+                self._empty_before += self._clock() - self._empty_since
+                self._empty_since = None
+            state = before.state if reason is None else "connecting" if self._received is None else "stale"
+            self._change(state=state, last_error=reason or before.last_error, restarts=before.restarts + 1)
+            shown = self._status.last_error
+        if reason is not None and shown != before.last_error:
+            kept = "the last set stays in use" if before.snapshot else "there is no set yet"
+            report(logger.warning, "target '%s': %s; %s", before.target, shown, kept)
+        self._tell()
 
     # ---- forwarding ----
 
     def reconsider(self) -> None:
-        """Something may have changed, in the registry or in an endpoint's health: forward it, now or when it is time."""
-        with self._changed:
-            if not self._dirty:
-                self._dirty, self._dirty_since = True, self._clock()
-            self._settle()
-            self._changed.notify_all()
+        """An endpoint's health may have changed: forward it, now or when it is time."""
+        with self._guard:
+            if self._changed_since is None:
+                self._changed_since = self._clock()
+        self._forward()
 
-    def _settle(self) -> float | None:
-        """Forward the last set if it is new, accepted, and due. Returns when to check again, None for never; lock held."""
-        if not self._dirty or self._received is None or self._closing.is_set():
-            return None
+    def _forward_now(self) -> None:
+        """Forward the latest set if it is new, accepted, and due; otherwise at its time."""
         now = self._clock()
+        with self._guard:
+            received, since, last = self._received, self._changed_since, self._status.snapshot
+            empty_for = self._empty_before + (now - self._empty_since if self._empty_since is not None else 0.0)
+        if received is None or since is None or self._closing.is_set():
+            return
         if now < self._not_before:
-            return self._not_before
-        received, last = self._received, self._status.snapshot
+            self._alarm.at(time.monotonic() + self._not_before - now)
+            return
         # The empty policy applies to the registry's set, not to the results of health checks.
-        decision = decide(self._empty, last, received, self._empty_since, now)
+        decision = decide(self._empty, last, received, empty_for)
         new = received if self._monitor is None else self._monitor.apply(received)
         if not decision.accepted:
-            if self._status.suspicious is None:
-                said = f"none of its {len(received)} endpoints as ready" if received else "no endpoint any more"
-                suspicious = f"the registry lists {said}; policy '{self._empty.policy}' keeps the last {len(last or new)}"
-                logger.warning("target '%s': %s", self._status.target, suspicious)
-                self._status = replace(self._status, suspicious=suspicious)
-            return decision.ask_again
-        self._dirty = False
-        if new == last:
-            return None
-        self._not_before = now + self._config.coalesce
-        self._status = replace(self._status, snapshot=new, changed_at=now, suspicious=None, pushes=self._status.pushes + 1)
-        self._keep_at = now if self._cache is not None else NEVER
-        for listener in self._listeners:
-            listener(new)
-        metrics.record_lag(self._status.target, self._clock() - self._dirty_since)
-        self._changed.notify_all()
-        return None
+            self._refuse(received, last or new, decision)
+            return
+        with self._guard:
+            if self._received is not received:
+                return  # a newer one is about to be forwarded
+            self._changed_since = None
+            if new == last or self._closing.is_set():
+                return
+            self._not_before = now + self._config.coalesce
+            self._change(snapshot=new, changed_at=now, suspicious=None, pushes=self._status.pushes + 1)
+        self._tell()
+        metrics.record_lag(self._status.target, self._clock() - since)
+        if self._cache is not None:
+            self._cache.wake()
 
-    def _settle_later(self) -> None:
-        while not self._closing.is_set():
-            keep: Snapshot | None = None
-            with self._changed:
-                due = self._settle()
-                now = self._clock()
-                if self._cache is not None and now >= self._keep_at:
-                    # While the source is read, the set is current, however long ago it changed.
-                    keep = self._received if self._status.state == "synced" else None
-                    self._keep_at = now + self._config.remember.max_age / 10
-                else:
-                    wake = min(self._keep_at if due is None else due, self._keep_at)
-                    self._changed.wait(None if wake == NEVER else max(0.0, wake - now))
-            if keep is not None and self._cache is not None:
-                self._cache.write(keep)
+    def _refuse(self, received: Snapshot, kept: Snapshot, decision: Decision) -> None:
+        if self._status.suspicious is None:
+            said = f"none of its {len(received)} endpoints as ready" if received else "no endpoint any more"
+            suspicious = f"the registry lists {said}; policy '{self._empty.policy}' keeps the last {len(kept)}"
+            report(logger.warning, "target '%s': %s", self._status.target, suspicious)
+            with self._guard:
+                self._change(suspicious=suspicious)
+            self._tell()
+        if decision.remaining is not None and self._empty_since is not None:
+            self._alarm.at(time.monotonic() + decision.remaining)
+
+    @property
+    def _current(self) -> Snapshot | None:
+        """The registry's set while it is read, however long ago it changed: what the cache keeps."""
+        return self._received if self._status.state == "synced" else None
 
 
-def resolver_for(
-    target: Target,
-    config: Config,
-    credentials: Credentials | None,
-    authority: str,
-    on_state: Callable[[], None],
-) -> Resolver:
+def resolver_for(target: Target, config: Config, credentials: Credentials | None, authority: str) -> Resolver:
     """The resolver of one target, with its source and, if the registry does not report health, a health monitor.
 
     `credentials` and `authority` are for the health checks. Raises TargetError as open_source does.
@@ -267,12 +238,4 @@ def resolver_for(
     monitor = None
     if not source.knows_health and config.health is not None:
         monitor = HealthMonitor(config.health, config.backoff, credentials, authority)
-    return Resolver(target, source, config, monitor=monitor, on_state=on_state)
-
-
-def not_synced(status: Status, timeout: float) -> NotSyncedError:
-    """The error that says why a target in this state has no set after `timeout` seconds."""
-    if status.state == "closed":
-        return NotSyncedError(f"target '{status.target}' was closed before its first set")
-    reason = status.last_error or status.suspicious or "the registry has not answered yet"
-    return NotSyncedError(f"target '{status.target}' has no endpoints after {timeout:g} s: {reason}")
+    return Resolver(target, source, config, monitor=monitor)

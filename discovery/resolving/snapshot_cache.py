@@ -9,12 +9,15 @@ import hashlib
 import json
 import logging
 import os
+import queue
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..config import Remember
+from ..errors import report
 from ..snapshot import Endpoint, Health, Snapshot
 
 logger = logging.getLogger(__package__)
@@ -26,11 +29,13 @@ VERSION = 1
 class SnapshotCache:
     """One target's file. Several clients may share a directory: the last one to write wins."""
 
-    def __init__(self, settings: Remember, target: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Remember, target: str, registry: str, clock: Callable[[], float] = time.time) -> None:
+        self.registry = registry
         self._settings = settings
         self._target = target
         self._clock = clock
-        self.path = Path(settings.directory) / f"{hashlib.sha256(target.encode()).hexdigest()[:16]}.json"
+        digest = hashlib.sha256(f"{registry} {target}".encode()).hexdigest()
+        self.path = Path(settings.directory) / f"{digest[:16]}.json"
         self._complained = False
 
     def write(self, snapshot: Snapshot) -> None:
@@ -88,3 +93,63 @@ def _endpoint(
         if not isinstance(text, str):
             raise TypeError(f"{text!r} is no text")
     return Endpoint(address, int(port), zone, int(weight), Health(health), name, node, tuple(hints), metadata, tuple(node_hints))
+
+
+class CacheWriter:
+    """Reads and writes the file of one resolver's target; writes on a thread of its own, so that a disk that hangs stops nothing else.
+
+    registry, current: which registry is read, empty while unknown, and the set to keep, None while there is none.
+    """
+
+    def __init__(
+        self, settings: Remember, target: str, registry: Callable[[], str], current: Callable[[], Snapshot | None]
+    ) -> None:
+        self.thread: threading.Thread | None = None
+        self._settings = settings
+        self._target = target
+        self._registry = registry
+        self._current = current
+        self._cache: SnapshotCache | None = None
+        self._changes: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def read(self) -> Snapshot | None:
+        """The cached set of this registry, if there is a usable one."""
+        cache = self._opened()
+        return cache.read() if cache is not None else None
+
+    def wake(self) -> None:
+        """The set has changed: write it soon."""
+        if self.thread is None:
+            thread = threading.Thread(target=self._run, name=f"discovery snapshot cache {self._target}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                report(logger.warning, "target '%s': the last known good set is not kept: %s", self._target, error)
+                return
+            self.thread = thread
+        self._changes.put(True)
+
+    def close(self) -> None:
+        """End the thread, after the write in progress."""
+        self._changes.put(False)
+
+    def _run(self) -> None:
+        going_on = True
+        while going_on:
+            try:
+                # While the source is read, the set is current, however long ago it changed.
+                going_on = self._changes.get(timeout=self._settings.max_age / 10)
+            except queue.Empty:
+                pass
+            try:
+                cache, current = self._opened(), self._current()
+                if going_on and cache is not None and current is not None:
+                    cache.write(current)
+            except Exception:
+                report(logger.exception, "target '%s': the last known good set cannot be kept", self._target)
+
+    def _opened(self) -> SnapshotCache | None:
+        registry = self._registry()
+        if registry and (self._cache is None or self._cache.registry != registry):
+            self._cache = SnapshotCache(self._settings, self._target, registry)
+        return self._cache if registry else None

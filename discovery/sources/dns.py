@@ -32,6 +32,7 @@ class DnsSource:
 
     knows_health: ClassVar[bool] = False
     empty: ClassVar[Empty] = Empty("keep")
+    registry = ""
 
     def __init__(self, target: Target, settings: Dns) -> None:
         self._target = target

@@ -21,6 +21,7 @@ class EtcdSource:
 
     knows_health: ClassVar[bool] = True
     empty: ClassVar[Empty] = Empty("hold", 10.0)
+    registry = ""
 
     def __init__(self, target: Target, settings: Etcd) -> None:
         self._prefix = f"{target.name}/".encode()

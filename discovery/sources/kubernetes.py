@@ -44,6 +44,7 @@ class KubernetesSource:
     # After an API server's return, the node controller marks all pods as not ready until their nodes have reported, for about a
     # minute. Accepting sooner that a Service has lost all of its pods has no advantage.
     empty: ClassVar[Empty] = Empty("hold", 120.0)
+    registry = ""
 
     def __init__(self, target: Target, settings: Kubernetes) -> None:
         self._target = target

@@ -67,6 +67,7 @@ class ManualSource:
 
     knows_health: ClassVar[bool] = True
     empty: ClassVar[Empty] = Empty("fail")
+    registry = "this program"
 
     def __init__(self, board: _Board) -> None:
         self._board = board

@@ -16,6 +16,7 @@ class StaticSource:
 
     knows_health: ClassVar[bool] = False
     empty: ClassVar[Empty] = Empty("fail")
+    registry = "the target itself"
 
     def __init__(self, target: Target) -> None:
         self._target = target

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import Message
 
@@ -59,54 +59,89 @@ class Resource:
     body: xds.Any
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """The resources of one target at one moment. `find` may be called on any thread.
+
+    assignments: one for each part; those of the route's parts hold endpoints, unless the whole set is empty.
+    """
+
+    prefix: str
+    outliers: Outliers | None
+    listener: Resource
+    assignments: Mapping[str, Resource] = field(default_factory=dict)
+    routed: tuple[str, ...] = ()
+    """The assignments of the parts in the route."""
+    stand_ins: dict[str, Resource] = field(default_factory=dict, compare=False)
+
+    def find(self, full_name: str) -> Resource | None:
+        """The resource of this name; None for an assignment before the first set, so that calls wait for it.
+
+        Listener and Cluster exist from the start: gRPC takes one that is missing for 15 s for deleted, and does not wake waiting
+        calls when it comes after that. A part of an earlier number of parts holds the endpoints of one of the present parts: a call
+        that has waited since then was routed to it for good.
+        """
+        kind = full_name.split("/")[3]
+        if kind == LISTENER:
+            return self.listener
+        if kind == CLUSTER:
+            return cluster(full_name, self.outliers)
+        found = self.assignments.get(full_name)
+        if found is None and self.assignments and full_name.startswith(self.prefix):
+            names = self.routed or tuple(self.assignments)
+            part = full_name.rpartition("-")[2]
+            chosen = self.assignments[names[int(part) % len(names) if part.isdigit() else 0]]
+            found = self.stand_ins.get(full_name) or self.stand_ins.setdefault(full_name, _renamed(chosen, full_name))
+        return found
+
+
 class TargetResources:
-    """The resources of one target, kept up to date by `update`. Not thread-safe: the control plane holds its lock."""
+    """Lays out the sets of one target as resources. Not thread-safe; `view` is a value that is replaced."""
 
     def __init__(
         self, name: str, own_zone: str, service_config: ServiceConfig, outliers: Outliers | None = None, own_node: str = ""
     ) -> None:
-        self.listener: Resource | None = None
-        self.assignments: dict[str, Resource] = {}
         self._name = name
         self._own_zone = own_zone
         self._own_node = own_node
         self._service_config = service_config
-        self._outliers = outliers
         self._count = 1
         self._parts = Parts()
         self._usable: frozenset[Endpoint] = frozenset()
         self._preferred = zones.Preference()
+        self._assignments: dict[str, Resource] = {}
         self._weights: dict[int, int] = {}  # of the parts that hold anything of the first priority
         self._routed: dict[int, int] = {}  # what the listener says
-        self._changes = 0
-
-    def cluster(self, full_name: str) -> Resource:
-        """The Cluster of a part."""
-        return cluster(full_name, self._outliers)
+        self._laid_out = False
+        self.view = View(resource_name(ASSIGNMENT, f"{name}/"), outliers, self._listener())
 
     def update(self, snapshot: Snapshot) -> bool:
         """Apply a snapshot; returns whether anything is different on the wire."""
         usable = zones.usable(snapshot.endpoints)
         preferred = zones.preference(usable, self._own_zone, self._own_node)
         count = part_count(len(usable), self._count)
-        before = self._changes
-        if count != self._count or preferred != self._preferred or self.listener is None:
+        if count != self._count or preferred != self._preferred or not self._laid_out:
             if count != self._count:
-                # The old parts stay as they are until gRPC has moved to the new ones.
-                prefix = resource_name(ASSIGNMENT, f"{self._name}/{self._count}-")
-                self.assignments = {name: kept for name, kept in self.assignments.items() if name.startswith(prefix)}
-                self._weights, self._routed = {}, {}
-            self._count, self._preferred = count, preferred
+                self._assignments, self._weights, self._routed = {}, {}, {}
+            self._count, self._preferred, self._laid_out = count, preferred, True
             self._parts.deal(usable, count)
             changed = set(range(count))
         else:
             changed = self._parts.change(usable - self._usable, self._usable - usable)
         self._usable = usable
-        self._assign(changed)
-        self._route()
-        return self._changes != before
+        assigned = self._assign(changed)
+        listener = self.view.listener
+        if not _alike(self._weights, self._routed):
+            self._routed = dict(self._weights)
+            listener = self._listener()
+        if assigned or listener is not self.view.listener:
+            routed = tuple(resource_name(ASSIGNMENT, self._part_name(part)) for part in sorted(self._weights))
+            self.view = replace(self.view, listener=listener, assignments=dict(self._assignments), routed=routed, stand_ins={})
+            return True
+        return False
 
-    def _assign(self, changed: Iterable[int]) -> None:
+    def _assign(self, changed: Iterable[int]) -> bool:
+        found = False
         for part in sorted(changed):
             full_name = resource_name(ASSIGNMENT, self._part_name(part))
             weight, assignment = self._assignment(full_name, self._parts.held[part])
@@ -118,9 +153,11 @@ class TargetResources:
                 if self._usable:
                     continue
             body = pack(ASSIGNMENT, assignment)
-            known = self.assignments.get(full_name)
+            known = self._assignments.get(full_name)
             if known is None or known.body.value != body.value:
-                self.assignments[full_name] = Resource(self._next_version(), body)
+                self._assignments[full_name] = Resource(next(_versions), body)
+                found = True
+        return found
 
     def _assignment(self, full_name: str, endpoints: Iterable[Endpoint]) -> tuple[int, xds.ClusterLoadAssignment]:
         """The message and its weight: the endpoints of the first priority, each by its own weight."""
@@ -143,10 +180,7 @@ class TargetResources:
                 locality.lb_endpoints.add(endpoint=address, health_status=xds.HEALTH_STATUS_HEALTHY)
         return first_priority, message
 
-    def _route(self) -> None:
-        if self.listener is not None and _alike(self._weights, self._routed):
-            return
-        self._routed = dict(self._weights)
+    def _listener(self) -> Resource:
         weights = self._weights or {0: 1}
         divisor = math.ceil(sum(weights.values()) / UNLIMITED)  # the sum must fit 32 bits (gRFC A28)
         clusters = xds.WeightedCluster(
@@ -167,15 +201,17 @@ class TargetResources:
             api_listener=xds.ApiListener(api_listener=pack(_CONNECTION_MANAGER, manager)),
         )
         body = pack(LISTENER, listener)
-        if self.listener is None or self.listener.body.value != body.value:
-            self.listener = Resource(self._next_version(), body)
+        known = self.view.listener if self._laid_out else None
+        return known if known is not None and known.body.value == body.value else Resource(next(_versions), body)
 
     def _part_name(self, part: int) -> str:
         return f"{self._name}/{self._count}-{part}"
 
-    def _next_version(self) -> int:
-        self._changes += 1
-        return next(_versions)
+
+def _renamed(resource: Resource, full_name: str) -> Resource:
+    message = xds.ClusterLoadAssignment.FromString(resource.body.value)
+    message.cluster_name = full_name
+    return Resource(resource.version, pack(ASSIGNMENT, message))
 
 
 def _alike(weights: Mapping[int, int], routed: Mapping[int, int]) -> bool:

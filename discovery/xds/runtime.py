@@ -1,26 +1,33 @@
 """What channels share in a process: resolvers and the control plane.
 
-A channel acquires a `Lease` on its target and releases it when it is closed or garbage-collected. The first lease on a target starts
-its source, the last one stops it. This file has the library's only mutable state that is not owned by an object.
+A channel acquires a `Lease` on its target and releases it when it is closed. The first lease on a target starts its source, the last
+one stops it. A lease that is forgotten, with its channel, is released a minute later, because gRPC goes on with a call whose channel
+is forgotten, too. This file has the library's only mutable state that is not owned by an object.
+
+Only `acquire` and the timer's thread change the tables. `release` and finalizers leave a note for that thread (see threads.py).
 """
 
 import atexit
-import hashlib
+import contextlib
+import functools
 import logging
 import os
 import re
 import sys
 import threading
+import time
 import types
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 from .. import metrics
 from ..config import Config
-from ..errors import ControlPlaneError, TargetError
-from ..resolving.failover import Failover, open_resolver
-from ..resolving.resolver import Resolver
+from ..errors import ControlPlaneError, TargetError, report
+from ..resolving.failover import open_resolver
+from ..resolving.publisher import Publisher
+from ..resolving.threads import Guard, inside_guard, timer
 from ..status import Status
 from ..target import Target, parse
 from ..tls.certificates import Credentials
@@ -30,6 +37,15 @@ from .resources import AUTHORITY, TargetResources
 from .service_config import ServiceConfig
 
 logger = logging.getLogger(__package__)
+
+LINGER = 60.0
+"""Seconds after which the source of a forgotten channel ends."""
+
+CLOSE_WAIT = 2.0
+"""The maximum of seconds for which `Lease.close` waits until the lease was taken back."""
+
+_RETRY = 0.1
+"""Seconds until a thread that could not be started is tried again, if other channels share the target."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +63,35 @@ class Key:
 
 @dataclass
 class _Shared:
-    resolver: Resolver | Failover
+    """A resolver and its channels."""
+
+    resolver: Publisher
     leases: int = 0
+
+
+@dataclass
+class _Name:
+    """A name in the control plane: a resolver's sets with one service config."""
+
+    name: str
+    leases: int = 0
+    unsubscribe: Callable[[], None] = field(default=lambda: None)
+
+
+_Share = tuple[Key, ServiceConfig]
 
 
 class Lease:
     """A share in a target. `uri` is what the channel is opened on."""
 
-    def __init__(self, process: "_Process", key: Key, name: str) -> None:
+    __slots__ = ("__weakref__", "_finalizer", "_process", "_share", "uri")
+
+    def __init__(self, process: "_Process", share: _Share, name: str) -> None:
         self.uri = f"xds://{AUTHORITY}/{name}"
         self._process = process
-        self._release = weakref.finalize(self, process.release, key, name)
-        self._release.atexit = False
+        self._share = share
+        self._finalizer = weakref.finalize(self, process.forget, share)
+        self._finalizer.atexit = False
 
     @property
     def forked(self) -> bool:
@@ -70,9 +103,24 @@ class Lease:
         if self._process.forked:
             raise ControlPlaneError(_FORKED)
 
-    def release(self) -> None:
-        """Release the share; a second time does nothing."""
-        self._release()
+    def release(self) -> "Future[None]":
+        """Release the share; a second time does nothing. The future is done once it was taken back. Takes no lock."""
+        done: Future[None] = Future()
+        if self._finalizer.detach() is None or self._process.forked:
+            done.set_result(None)
+        else:
+            timer.post(functools.partial(self._process.take_back, self._share, done))
+        return done
+
+    def close(self) -> None:
+        """Release the share, and wait until it was taken back, so that a fork is possible afterwards. A thread that was interrupted by
+        a finalizer or a signal handler while it had something of this library in hand does not wait."""
+        done = self.release()
+        if not inside_guard() and not timer.current:
+            try:
+                done.result(CLOSE_WAIT)
+            except TimeoutError:
+                report(logger.warning, "the last channel of a target is still being closed after %g s", CLOSE_WAIT)
 
 
 _FORKED = (
@@ -109,62 +157,114 @@ def _shared_plane() -> ControlPlane:
 class _Process:
     def __init__(self) -> None:
         self.forked = False
-        self._lock = threading.RLock()
+        self._reset()
+
+    def _reset(self) -> None:
         self._plane: ControlPlane | None = None
+        self._opening = threading.RLock()  # openers wait for the one that starts the control plane
+        self._guard = Guard()  # guards the tables
         self._shared: dict[Key, _Shared] = {}
-        self._names: dict[str, int] = {}
-        self._subscriptions: dict[str, Callable[[], None]] = {}
+        self._names: dict[_Share, _Name] = {}
+        self._forgotten: list[_Share] = []  # changed on the timer's thread only
 
     def plane(self) -> ControlPlane:
-        """The control plane, started and in the bootstrap."""
-        with self._lock:
-            if self.forked:
-                raise ControlPlaneError(_FORKED)
-            if self._plane is None:
-                self._plane = _shared_plane()
-            return self._plane
+        """The control plane, started and in the bootstrap. Raises ControlPlaneError."""
+        if self.forked:
+            raise ControlPlaneError(_FORKED)
+        if self._plane is None:
+            with self._opening:
+                self._plane = self._plane or _shared_plane()
+        return self._plane
 
     def acquire(self, key: Key, service_config: ServiceConfig) -> Lease:
-        with self._lock:
-            plane = self.plane()
-            name = _name(key, service_config)
-            shared = self._shared.get(key)
-            if shared is None:
-                resolver = open_resolver(key.target, key.config, key.credentials, key.authority)
-                shared = self._shared[key] = _Shared(resolver)
-                resolver.start()
+        """A share in a target, whose source runs afterwards. Raises TargetError for an invalid target, ControlPlaneError if a part
+        cannot be started; then nothing is left of it."""
+        plane = self.plane()
+        try:
+            timer.start()
+        except RuntimeError as error:
+            raise ControlPlaneError(_no_thread(key, error)) from None
+        shared = self._shared.get(key)
+        # Outside the guard, because it reads files; of two openers at a time, one throws its own away.
+        resolver = shared.resolver if shared is not None else open_resolver(*_arguments(key))
+        share = (key, service_config)
+        with self._guard:
+            shared = self._shared.setdefault(key, _Shared(resolver))
+            name = self._names.setdefault(share, _Name(_unique_name(key.target)))
             shared.leases += 1
-            self._names[name] = self._names.get(name, 0) + 1
-            if self._names[name] == 1:
-                plane.add(
-                    name,
-                    TargetResources(name, key.config.zone, service_config, key.config.outliers, key.config.node),
-                    shared.resolver.refused,
-                )
-                self._subscriptions[name] = shared.resolver.subscribe(lambda snapshot: plane.publish(name, snapshot))
-            return Lease(self, key, name)
+            name.leases += 1
+            first = name.leases == 1
+        lease = Lease(self, share, name.name)
+        try:
+            if first:
+                resources = TargetResources(name.name, key.config.zone, service_config, key.config.outliers, key.config.node)
+                plane.add(name.name, resources, shared.resolver.refused)
+                name.unsubscribe = shared.resolver.subscribe(functools.partial(_publish, plane, name.name))
+            plane.ensure()
+            shared.resolver.start()
+        except RuntimeError as error:
+            lease.close()
+            timer.call_at(time.monotonic() + _RETRY, functools.partial(self._start, key))
+            if isinstance(error, ControlPlaneError):
+                raise
+            raise ControlPlaneError(_no_thread(key, error)) from None
+        return lease
 
-    def release(self, key: Key, name: str) -> None:
-        if self.forked:
-            return
-        with self._lock:
-            shared = self._shared[key]
-            self._names[name] -= 1
-            if not self._names[name]:
-                del self._names[name]
-                self._subscriptions.pop(name)()
-                if self._plane is not None:
-                    self._plane.remove(name)
+    def _start(self, key: Key) -> None:
+        """Start the source for those who share a target with a channel that could not be opened, if any."""
+        shared = self._shared.get(key)
+        if shared is not None:
+            try:
+                shared.resolver.start()
+            except RuntimeError:
+                timer.call_at(time.monotonic() + _RETRY, functools.partial(self._start, key))
+
+    def forget(self, share: _Share) -> None:
+        """A finalizer's part: the share is taken back after LINGER."""
+        timer.post(functools.partial(self._linger, share))
+
+    def _linger(self, share: _Share) -> None:
+        self._forgotten.append(share)
+        timer.call_at(time.monotonic() + LINGER, functools.partial(self._take_back_forgotten, share))
+
+    def _take_back_forgotten(self, share: _Share) -> None:
+        if share in self._forgotten:
+            self._forgotten.remove(share)
+            self.take_back(share)
+
+    def take_back(self, share: _Share, done: "Future[None] | None" = None) -> None:
+        """On the timer's thread: end what nobody has a share in any more."""
+        key, _ = share
+        try:
+            if not self.forked:
+                self._end(key, share)
+        finally:
+            if done is not None:
+                done.set_result(None)
+
+    def _end(self, key: Key, share: _Share) -> None:
+        with self._guard:
+            shared, name = self._shared[key], self._names[share]
             shared.leases -= 1
+            name.leases -= 1
+            if not name.leases:
+                del self._names[share]
             if not shared.leases:
                 del self._shared[key]
-                shared.resolver.close()
+            idle = not self._shared
+        if not name.leases:
+            name.unsubscribe()
+            if self._plane is not None:
+                self._plane.remove(name.name)
+        if not shared.leases:
+            shared.resolver.close()
+        if idle and self._plane is not None:
+            self._plane.idle()
 
-    def resolver(self, target: Target, config: Config | None) -> Resolver | Failover:
-        with self._lock:
-            found = [
-                shared.resolver for key, shared in self._shared.items() if key.target == target and config in (None, key.config)
-            ]
+    def resolver(self, target: Target, config: Config | None) -> Publisher:
+        with self._guard:
+            known = list(self._shared.items())
+        found = [shared.resolver for key, shared in known if key.target == target and config in (None, key.config)]
         if not found:
             raise TargetError(
                 f"target '{target}' has no open channel in this process; open one first, and write the target the same way"
@@ -172,33 +272,55 @@ class _Process:
         return found[-1]
 
     def statuses(self) -> list[Status]:
-        with self._lock:
-            return [shared.resolver.status for shared in self._shared.values()]
+        with self._guard:
+            known = list(self._shared.values())
+        return [shared.resolver.status for shared in known]
 
     def before_exit(self) -> None:
         if self._plane is not None:
             self._plane.remove_socket()
 
+    def before_fork(self) -> None:
+        """Forgotten channels do not stand in the way of a fork."""
+        if self._forgotten and not inside_guard() and not timer.current:
+            done: Future[None] = Future()
+
+            def flush() -> None:
+                for share in list(self._forgotten):
+                    self._take_back_forgotten(share)
+                done.set_result(None)
+
+            timer.post(flush)
+            with contextlib.suppress(TimeoutError):
+                done.result(CLOSE_WAIT)
+
     def after_fork(self) -> None:
-        """In the child. The lock may be held by a thread that no longer exists, so it is replaced."""
-        self._lock = threading.RLock()
+        """In the child. A lock may be held by a thread that no longer exists, so each is replaced."""
         copies = sys.modules.setdefault(_COPIES, types.ModuleType(_COPIES)).__dict__
         copies["lock"] = threading.Lock()
         if self._shared:
             self.forked = True
             copies["forked"] = os.getpid()
-        self._plane = None
-        self._shared, self._names, self._subscriptions = {}, {}, {}
+        self._reset()
 
 
-def _name(key: Key, service_config: ServiceConfig) -> str:
-    """A unique name that is recognizable in channelz and CSDS."""
-    readable = re.sub(r"[^a-z0-9.]+", "-", f"{key.target.scheme}.{key.target.name}".lower())[:60].strip("-.")
-    # asdict, because a password is not part of a repr.
-    digest = hashlib.sha256(repr((__package__, key.target, asdict(key.config), key.secure, service_config)).encode()).hexdigest()[
-        :10
-    ]
-    return f"{readable}-{digest}"
+def _arguments(key: Key) -> tuple[Target, Config, Credentials | None, str]:
+    return key.target, key.config, key.credentials, key.authority
+
+
+def _publish(plane: ControlPlane, name: str, status: Status) -> None:
+    if status.snapshot is not None:
+        plane.publish(name, status.snapshot)
+
+
+def _no_thread(key: Key, error: RuntimeError) -> str:
+    return f"target '{key.target}' cannot be opened: {error}; raise the limit on this process's threads (ulimit -u, a container's pids limit)"
+
+
+def _unique_name(target: Target) -> str:
+    """A name that is recognizable in channelz and CSDS. Its end is random: a digest of the settings would help to guess a password."""
+    readable = re.sub(r"[^a-z0-9.]+", "-", f"{target.scheme}.{target.name}".lower())[:60].strip("-.")
+    return f"{readable}-{os.urandom(5).hex()}"
 
 
 process = _Process()
@@ -224,4 +346,4 @@ def wait_until_synced(target: str, timeout: float, *, config: Config | None = No
 metrics.observe(process.statuses)
 atexit.register(process.before_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=process.after_fork)
+    os.register_at_fork(before=process.before_fork, after_in_child=process.after_fork)

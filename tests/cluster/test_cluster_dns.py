@@ -13,6 +13,7 @@ from discovery import Config, Dns, Snapshot
 from discovery.resolving.resolver import Resolver
 from discovery.sources.source import open_source
 from discovery.target import parse
+from tests.discovery.fakes import on_sets
 
 pytestmark = pytest.mark.cluster
 
@@ -67,7 +68,7 @@ class Followed:
         config = Config(coalesce=0, health=None, dns=Dns(refresh=0.5, servers=(DNS,)))
         self.passed: queue.Queue[Snapshot] = queue.Queue()
         self.resolver = Resolver(parse(target), open_source(parse(target), config), config)
-        self.resolver.subscribe(self.passed.put)
+        on_sets(self.resolver, self.passed.put)
         self.resolver.start()
 
     def wait_for(self, *addresses: str) -> None:

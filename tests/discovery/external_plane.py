@@ -18,8 +18,7 @@ class ExternalPlane:
         self.asked: list[str] = []
         resources = TargetResources(name, "", ServiceConfig())
         resources.update(Snapshot.of([Endpoint(*parse_authority(address))]))
-        assert resources.listener is not None
-        listener = xds.Listener.FromString(resources.listener.body.value)
+        listener = xds.Listener.FromString(resources.view.listener.body.value)
         listener.name = name
         manager = xds.HttpConnectionManager.FromString(listener.api_listener.api_listener.value)
         for route in manager.route_config.virtual_hosts[0].routes:
@@ -32,7 +31,7 @@ class ExternalPlane:
                 eds_config=xds.ConfigSource(ads=xds.AggregatedConfigSource()), service_name="cluster"
             ),
         )
-        assignment = xds.ClusterLoadAssignment.FromString(next(iter(resources.assignments.values())).body.value)
+        assignment = xds.ClusterLoadAssignment.FromString(next(iter(resources.view.assignments.values())).body.value)
         assignment.cluster_name = "cluster"
         self._bodies = {
             LISTENER: pack(LISTENER, listener),

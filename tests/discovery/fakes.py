@@ -2,11 +2,13 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from discovery.config import Empty
+from discovery.resolving.publisher import Publisher
 from discovery.snapshot import Endpoint, Health, Snapshot
+from discovery.status import Status
 
 
 def endpoints(*ports: int, zone: str = "") -> list[Endpoint]:
@@ -24,6 +26,18 @@ def unready(*ports: int) -> Snapshot:
     return Snapshot.of(endpoint._replace(health=Health.UNHEALTHY) for endpoint in endpoints(*ports))
 
 
+def on_sets(resolver: Publisher, put: Callable[[Snapshot], object]) -> Callable[[], None]:
+    """Call `put` with every set that a resolver passes on; returns a function that ends it."""
+    last: list[Snapshot] = []
+
+    def listener(status: Status) -> None:
+        if status.snapshot is not None and (not last or last[0] is not status.snapshot):
+            last[:] = [status.snapshot]
+            put(status.snapshot)
+
+    return resolver.subscribe(listener)
+
+
 class Clock:
     """A clock that stands still until it is told to go on."""
 
@@ -39,6 +53,7 @@ class Script:
 
     knows_health: ClassVar[bool] = True
     empty: ClassVar[Empty] = Empty("keep")
+    registry = "script"
 
     def __init__(self) -> None:
         self.steps: queue.Queue[Snapshot | Exception | None] = queue.Queue()

@@ -26,6 +26,7 @@ from discovery import (
     wait_until_synced,
 )
 from discovery.channel import open_target
+from discovery.xds import runtime
 from discovery.xds.runtime import process
 from discovery.xds.service_config import NO_RETRY
 
@@ -44,15 +45,16 @@ def manual() -> Manual:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """Closing the last channel on a target stops its source and its threads."""
+def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closing the last channel on a target stops its source and its threads; forgetting it does, after a while."""
+    monkeypatch.setattr(runtime, "LINGER", 0.0)
     yield
     gc.collect()
     for thread in threading.enumerate():
-        if thread.name.startswith(("discovery source", "discovery settle", "discovery health")):
+        if thread.name.startswith(("discovery source", "discovery health")):
             thread.join(DEADLINE)
             assert not thread.is_alive(), f"{thread.name} outlives its channels"
-    assert process.statuses() == []
+    until(lambda: process.statuses() == [])
 
 
 def test_calls_are_spread_evenly_and_follow_every_change(manual: Manual) -> None:

@@ -12,6 +12,7 @@ from discovery.snapshot import Endpoint, Snapshot
 from discovery.sources.source import open_source
 from discovery.target import parse
 
+from .fakes import on_sets
 from .servers import DEADLINE, Server, share, until
 
 pytest.importorskip("dns", reason="sources/dns.py needs dnspython: pip install dnspython")
@@ -195,7 +196,7 @@ class Run:
         target = parse(f"dns-poll:///{NAME}:80")
         self.passed: queue.Queue[Snapshot] = queue.Queue()
         self.resolver = Resolver(target, open_source(target, settings), settings)
-        self.resolver.subscribe(self.passed.put)
+        on_sets(self.resolver, self.passed.put)
         self.resolver.start()
 
     def next(self) -> set[tuple[str, int]]:

@@ -18,7 +18,7 @@ nobody = pytest.mark.parametrize("nobody", [NONE, unready(1, 2)], ids=["empty", 
 def test_a_set_with_endpoints_is_believed_whatever_the_policy(policy: str) -> None:
     """Only an empty answer is suspicious."""
     for last in (None, NONE, SOME):
-        assert decide(Empty.parse(policy), last, SOME, 0, 0).accepted
+        assert decide(Empty.parse(policy), last, SOME, 0).accepted
 
 
 @nobody
@@ -26,30 +26,30 @@ def test_a_set_with_endpoints_is_believed_whatever_the_policy(policy: str) -> No
 def test_a_first_set_is_believed_even_if_empty(policy: str, nobody: Snapshot) -> None:
     """There is nothing that could be kept; after a set without anybody to call there is not, either."""
     for last in (None, NONE, unready(3)):
-        assert decide(Empty.parse(policy), last, nobody, 0, 0).accepted
+        assert decide(Empty.parse(policy), last, nobody, 0).accepted
 
 
 @nobody
 def test_keep_never_believes_an_empty_answer(nobody: Snapshot) -> None:
     """The policy for registries whose empty answer is more often a fault than the truth."""
-    decision = decide(Empty.parse("keep"), SOME, nobody, 0, 1e9)
+    decision = decide(Empty.parse("keep"), SOME, nobody, 1e9)
     assert not decision.accepted
-    assert decision.ask_again is None
+    assert decision.remaining is None
 
 
 @nobody
 def test_fail_believes_an_empty_answer_at_once(nobody: Snapshot) -> None:
     """The policy for a registry whose word is the truth."""
-    assert decide(Empty.parse("fail"), SOME, nobody, 100, 100).accepted
+    assert decide(Empty.parse("fail"), SOME, nobody, 0).accepted
 
 
 @nobody
 def test_hold_believes_an_empty_answer_when_it_has_lasted(nobody: Snapshot) -> None:
     """Neither a moment before nor a moment after the time that was set."""
     policy = Empty.parse("hold:30")
-    early = decide(policy, SOME, nobody, 100, 129.9)
-    assert (early.accepted, early.ask_again) == (False, 130)
-    assert decide(policy, SOME, nobody, 100, 130).accepted
+    early = decide(policy, SOME, nobody, 29)
+    assert (early.accepted, early.remaining) == (False, 1)
+    assert decide(policy, SOME, nobody, 30).accepted
 
 
 @pytest.mark.parametrize("text", ["", "hold", "hold:", "hold:-1", "hold:0", "hold:inf", "hold:nan", "keep:3", "never"])

@@ -2,7 +2,7 @@
 
 import queue
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,7 +14,7 @@ from discovery.resolving.resolver import Resolver
 from discovery.snapshot import Snapshot
 from discovery.target import Target, parse
 
-from .fakes import Script, snapshot
+from .fakes import Script, on_sets, snapshot
 from .servers import DEADLINE, servers, until, who
 
 FIRST, SECOND, THIRD = snapshot(1), snapshot(2), snapshot(3)
@@ -30,14 +30,14 @@ class Run:
         self.opened: queue.Queue[str] = queue.Queue()
         self.passed: queue.Queue[Snapshot] = queue.Queue()
         self.failover = Failover(self.target, self.target.choices, self._build, patience=patience)
-        self.failover.subscribe(self.passed.put)
+        on_sets(self.failover, self.passed.put)
         self.failover.start()
 
-    def _build(self, target: Target, on_state: Callable[[], None]) -> Resolver:
+    def _build(self, target: Target) -> Resolver:
         self.sources[target.name] = Script()
         self.opened.put(target.name)
         config = Config(coalesce=0, backoff=Backoff(0.01, 0.01))
-        return Resolver(target, self.sources[target.name], config, on_state=on_state)
+        return Resolver(target, self.sources[target.name], config)
 
     def opens(self) -> str:
         return self.opened.get(timeout=DEADLINE)

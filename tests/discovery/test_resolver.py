@@ -14,7 +14,7 @@ from discovery.resolving.resolver import Resolver
 from discovery.snapshot import Snapshot
 from discovery.target import parse
 
-from .fakes import Clock, Script, snapshot, unready
+from .fakes import Clock, Script, on_sets, snapshot, unready
 from .servers import DEADLINE, until
 
 TARGET = parse("manual:///test")
@@ -30,7 +30,7 @@ class Run:
         self.passed: queue.Queue[Snapshot] = queue.Queue()
         arguments: dict[str, Any] = {"clock": clock} if clock else {}
         self.resolver = Resolver(TARGET, self.source, config or Config(coalesce=0), jitter=self._jitter, **arguments)
-        self.resolver.subscribe(self.passed.put)
+        on_sets(self.resolver, self.passed.put)
         self.resolver.start()
 
     def _jitter(self, low: float, high: float) -> float:
@@ -213,7 +213,7 @@ def test_a_late_listener_is_told_the_current_set(run: Run) -> None:
     run.source.steps.put(snapshot(1))
     run.next()
     late: list[Snapshot] = []
-    end = run.resolver.subscribe(late.append)
+    end = on_sets(run.resolver, late.append)
     assert late == [snapshot(1)]
     end()
     run.source.steps.put(snapshot(2))

@@ -12,7 +12,7 @@ from discovery.config import Outliers
 from discovery.errors import TargetError
 from discovery.snapshot import Endpoint, Health, Snapshot
 from discovery.wire import messages_pb2 as xds
-from discovery.xds.resources import ASSIGNMENT, UNLIMITED, TargetResources, cluster
+from discovery.xds.resources import ASSIGNMENT, CLUSTER, UNLIMITED, TargetResources, cluster
 from discovery.xds.service_config import NO_RETRY, Retry, Rule, ServiceConfig
 
 
@@ -22,9 +22,8 @@ def many(count: int, zone: str = "") -> list[Endpoint]:
 
 def listener(resources: TargetResources) -> xds.RouteConfiguration:
     """The routes inside the listener."""
-    assert resources.listener is not None
     manager = xds.HttpConnectionManager.FromString(
-        xds.Listener.FromString(resources.listener.body.value).api_listener.api_listener.value
+        xds.Listener.FromString(resources.view.listener.body.value).api_listener.api_listener.value
     )
     return manager.route_config
 
@@ -38,7 +37,7 @@ def weights(resources: TargetResources) -> dict[str, int]:
 def assignments(resources: TargetResources) -> dict[str, xds.ClusterLoadAssignment]:
     return {
         name.rpartition("/")[2]: xds.ClusterLoadAssignment.FromString(kept.body.value)
-        for name, kept in resources.assignments.items()
+        for name, kept in resources.view.assignments.items()
     }
 
 
@@ -80,11 +79,11 @@ def test_one_server_in_the_place_of_another_changes_one_part_of_a_large_set() ->
     """What stays keeps its version, so that gRPC does not rebuild it."""
     endpoints = many(1001)
     resources = made(endpoints[:1000])
-    before, route = dict(resources.assignments), resources.listener
+    before, route = dict(resources.view.assignments), resources.view.listener
     resources.update(Snapshot.of(endpoints[1:]))
-    changed = {name for name, kept in resources.assignments.items() if kept is not before.get(name)}
+    changed = {name for name, kept in resources.view.assignments.items() if kept is not before.get(name)}
     assert len(changed) == 1
-    assert resources.listener is route, "one endpoint more or less is within the route's tolerance"
+    assert resources.view.listener is route, "one endpoint more or less is within the route's tolerance"
 
 
 def test_the_route_follows_when_the_weights_drift() -> None:
@@ -141,13 +140,36 @@ def test_an_empty_set_is_said() -> None:
     assert addresses(assignments(resources)["1-0"]) == []
 
 
-def test_another_number_of_parts_keeps_the_old_ones_until_grpc_has_moved() -> None:
-    """Old assignments stay readable under their old names."""
+def held(resources: TargetResources, part: str) -> list[str]:
+    """The addresses in a part that gRPC asks for by its name, whether it is in the route or not."""
+    found = resources.view.find(f"xdstp://grpc-discovery/{ASSIGNMENT}/t/{part}")
+    if found is None:
+        return []
+    message = xds.ClusterLoadAssignment.FromString(found.body.value)
+    assert message.cluster_name.endswith(f"/t/{part}")
+    return [address for _, address in addresses(message)]
+
+
+def test_a_part_of_another_number_of_parts_follows_the_set() -> None:
+    """A call that waits was routed to it for good, so it holds servers of the present set."""
     resources = made(many(60))
-    resources.update(Snapshot.of(many(200)))
-    parts = assignments(resources)
-    assert len(addresses(parts["1-0"])) == 60
-    assert sum(weights(resources).values()) == 200
+    assert len(held(resources, "1-0")) == 60
+    resources.update(Snapshot.of(many(260)[60:]))
+    first = held(resources, "1-0")
+    assert len(first) >= SMALLEST_PART
+    assert set(first) < {endpoint.address for endpoint in many(260)[60:]}
+    resources.update(Snapshot.of(many(3)))
+    assert {*held(resources, "8-5")} == {endpoint.address for endpoint in many(3)}
+
+
+def test_before_the_first_set_everything_but_the_endpoints_is_there() -> None:
+    """gRPC takes a Listener or Cluster that is missing for 15 s for deleted, and does not wake the calls that wait for it."""
+    resources = TargetResources("t", "", ServiceConfig())
+    assert weights(resources) == {"1-0": 1}
+    assert resources.view.find(f"xdstp://grpc-discovery/{CLUSTER}/t/1-0") is not None
+    assert resources.view.find(f"xdstp://grpc-discovery/{ASSIGNMENT}/t/1-0") is None
+    resources.update(Snapshot.of(many(500)))
+    assert held(resources, "1-0"), "a call that has waited for the first set is routed to the first part for good"
 
 
 @given(st.integers(0, 20_000), st.lists(st.integers(-1, 1), max_size=50))
@@ -204,7 +226,7 @@ def test_outlier_detection_goes_by_the_share_of_failed_calls_and_can_be_off() ->
     assert sent.HasField("enforcing_success_rate")
     assert sent.enforcing_success_rate.value == 0
     assert sent.failure_percentage_minimum_hosts.value == 2
-    off = TargetResources("t", "", ServiceConfig()).cluster("xdstp://x/y/t/1-0")
+    off = cluster("xdstp://x/y/t/1-0", None)
     assert not xds.Cluster.FromString(off.body.value).HasField("outlier_detection")
 
 
@@ -315,4 +337,4 @@ def test_only_ready_endpoints_are_used_and_draining_ones_before_none() -> None:
 
 def test_names_of_resources_begin_with_our_authority() -> None:
     """An old-style name would be asked of the user's own control plane."""
-    assert all(name.startswith(f"xdstp://grpc-discovery/{ASSIGNMENT}/t/") for name in made(many(100)).assignments)
+    assert all(name.startswith(f"xdstp://grpc-discovery/{ASSIGNMENT}/t/") for name in made(many(100)).view.assignments)

@@ -16,7 +16,7 @@ from discovery.resolving.snapshot_cache import SnapshotCache
 from discovery.snapshot import Endpoint, Health, Snapshot
 from discovery.target import parse
 
-from .fakes import Script, snapshot, unready
+from .fakes import Script, on_sets, snapshot, unready
 from .servers import DEADLINE, until
 
 TARGET = "kubernetes:///greeter:grpc"
@@ -26,7 +26,7 @@ FULL = Snapshot.of(
 
 
 def memory(folder: Path, now: float = 1000.0, max_age: float = 60.0) -> SnapshotCache:
-    return SnapshotCache(Remember(str(folder), max_age), TARGET, clock=lambda: now)
+    return SnapshotCache(Remember(str(folder), max_age), TARGET, "script", clock=lambda: now)
 
 
 def test_what_was_written_is_read_in_full(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ class Run:
         self.passed: queue.Queue[Snapshot] = queue.Queue()
         config = Config(coalesce=0, backoff=Backoff(0.01, 0.01), empty=Empty("fail"), remember=Remember(str(folder), max_age))
         self.resolver = Resolver(parse(TARGET), self.source, config)
-        self.resolver.subscribe(self.passed.put)
+        on_sets(self.resolver, self.passed.put)
         self.resolver.start()
 
     def close(self) -> None:
@@ -145,12 +145,12 @@ class Run:
 
 
 def kept_in(folder: Path) -> Snapshot | None:
-    return SnapshotCache(Remember(str(folder)), TARGET).read()
+    return SnapshotCache(Remember(str(folder)), TARGET, "script").read()
 
 
 def test_a_client_starts_with_it_while_the_registry_is_down_and_lets_it_go_after(tmp_path: Path) -> None:
     """Only once the source has failed; it is stale, not synced; it does not make itself younger; and the registry's own word ends it."""
-    SnapshotCache(Remember(str(tmp_path)), TARGET).write(FULL)
+    SnapshotCache(Remember(str(tmp_path)), TARGET, "script").write(FULL)
     [path] = tmp_path.iterdir()
     before = path.read_bytes()
     run = Run(tmp_path)
@@ -167,7 +167,7 @@ def test_a_client_starts_with_it_while_the_registry_is_down_and_lets_it_go_after
 
 def test_a_registry_that_answers_is_believed_rather_than_the_file(tmp_path: Path) -> None:
     """The old set is not even shown."""
-    SnapshotCache(Remember(str(tmp_path)), TARGET).write(FULL)
+    SnapshotCache(Remember(str(tmp_path)), TARGET, "script").write(FULL)
     run = Run(tmp_path)
     run.source.steps.put(snapshot(1))
     assert run.passed.get(timeout=DEADLINE) == snapshot(1)

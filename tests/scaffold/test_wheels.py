@@ -170,7 +170,13 @@ def test_the_library_is_installed_from_a_git_url(tmp_path: Path) -> None:
     extras = {
         (re.split(r"[<>=;\s]", line)[0], re.findall(r'extra == "(\w+)"', line)[0]) for line in requires if "extra ==" in line
     }
-    assert extras == {("dnspython", "dns"), ("kubernetes", "kubernetes"), ("rich", "cli"), ("dnslib", "testing"), ("trustme", "testing")}
+    assert extras == {
+        ("dnspython", "dns"),
+        ("kubernetes", "kubernetes"),
+        ("rich", "cli"),
+        ("dnslib", "testing"),
+        ("trustme", "testing"),
+    }
     assert {re.split(r"[<>=;\s]", line)[0] for line in requires if "extra ==" not in line} == {"grpcio", "protobuf"}
 
 

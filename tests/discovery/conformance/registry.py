@@ -13,6 +13,7 @@ from discovery.snapshot import Endpoint, Snapshot
 from discovery.status import Status
 from discovery.target import parse
 
+from ..fakes import on_sets
 from ..servers import DEADLINE, Server, until
 
 Place = tuple[str, int]
@@ -84,7 +85,7 @@ class Follower:
         self.resolver = open_resolver(parse(registry.target(service)), config or registry.config())
         self.seen: list[set[Place]] = []
         self._passed: queue.Queue[Snapshot] = queue.Queue()
-        self.resolver.subscribe(self._passed.put)
+        on_sets(self.resolver, self._passed.put)
         self.resolver.start()
 
     @property
