@@ -6,8 +6,12 @@ GRPC_XDS_BOOTSTRAP_CONFIG. Ours is a separate authority in it (gRFC A47), so the
 
 import json
 import os
+import sys
+import types
 from collections.abc import MutableMapping
 from typing import Any
+
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # its type stubs leave it out
 
 from ..errors import ControlPlaneError
 from .resources import AUTHORITY, LISTENER
@@ -16,7 +20,13 @@ FILE = "GRPC_XDS_BOOTSTRAP"
 TEXT = "GRPC_XDS_BOOTSTRAP_CONFIG"
 
 _MARK = "grpc_discovery"
-"""A top-level field, which gRPC ignores: the process that wrote it, and whether the user had a bootstrap."""
+"""A top-level field, which gRPC ignores: who wrote it, and whether the user had a bootstrap."""
+
+_COPIES = "_grpc_discovery"
+"""The name in sys.modules by which copies of this library find each other, whatever their versions."""
+
+_FIRST_COPIES = "_grpc_discovery_1"
+"""The same of version 1, whose mark has no token."""
 
 
 def users_own(environment: MutableMapping[str, str]) -> bool:
@@ -29,13 +39,13 @@ def merge(environment: MutableMapping[str, str], server_uri: str) -> None:
     """Add our control plane at `server_uri` to the bootstrap that gRPC will read from `environment`.
 
     The file variable is unset, because gRPC would prefer it; the file's contents go into the other variable. An entry from a parent
-    process is replaced. Raises ControlPlaneError, and changes nothing, if the user's bootstrap cannot be read, or if an incompatible
+    process is replaced, and so is one from before an exec, which keeps the process id and the environment. Raises ControlPlaneError, and changes nothing, if the user's bootstrap cannot be read, or if an incompatible
     copy of this library is in use in this process.
     """
     config = _read(environment)
     mark = config.pop(_MARK, None)
     if mark is not None:
-        if mark.get("process") == os.getpid() and mark.get("server_uri") != server_uri:
+        if _written_here(mark) and mark.get("server_uri") != server_uri:
             raise ControlPlaneError(
                 "another copy of this library, of an incompatible version, has its control plane in this process, "
                 "and gRPC reads one bootstrap per process; bring both copies to the same version"
@@ -54,10 +64,37 @@ def merge(environment: MutableMapping[str, str], server_uri: str) -> None:
         "node": {"id": AUTHORITY},
         **config,
         "authorities": authorities,
-        _MARK: {"process": os.getpid(), "alone": alone, "server_uri": server_uri},
+        _MARK: {"process": os.getpid(), "token": _token(), "alone": alone, "server_uri": server_uri},
     }
     environment[TEXT] = json.dumps(merged)
     environment.pop(FILE, None)
+
+
+def check_gevent() -> None:
+    """Raises ControlPlaneError, with the remedy, if gevent has replaced threads and gRPC was not told of it.
+
+    The control plane's threads would be greenlets then, and gRPC blocks the one thread that runs them all, for ever.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading") and not getattr(cygrpc, "g_gevent_activated", True):
+        raise ControlPlaneError(
+            "gevent has patched this process, but gRPC is not initialized for it, and a channel would block every greenlet: "
+            "call grpc.experimental.gevent.init_gevent() after gevent.monkey.patch_all() and before the first channel"
+        )
+
+
+def _token() -> str:
+    """A random name of this process, the same for every copy of the library in it. A fork and an exec begin without one."""
+    copies = sys.modules.setdefault(_COPIES, types.ModuleType(_COPIES))
+    token: str = copies.__dict__.setdefault("token", os.urandom(8).hex())
+    return token
+
+
+def _written_here(mark: dict[str, Any]) -> bool:
+    """Whether a copy of this library in this process wrote the mark."""
+    if "token" in mark:
+        return bool(mark["token"] == _token())
+    return mark.get("process") == os.getpid() and _FIRST_COPIES in sys.modules
 
 
 def _read(environment: MutableMapping[str, str]) -> dict[str, Any]:
@@ -79,3 +116,7 @@ def _read(environment: MutableMapping[str, str]) -> dict[str, Any]:
             f"our control plane cannot be added to the xDS bootstrap: {origin} cannot be used: {error}; fix it or unset it"
         ) from None
     return config
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: sys.modules.pop(_COPIES, None))

@@ -1,16 +1,19 @@
-"""runtime.py and bootstrap.py as a whole process: its start, its exit, its forks, and what stands beside it."""
+"""runtime.py, bootstrap.py and socket_directory.py as a whole process: its start, its exit, its forks, and what stands beside it."""
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from discovery import ControlPlaneError
-from discovery.xds import bootstrap
+from discovery.xds import bootstrap, socket_directory
+from discovery.xds.socket_directory import SocketDirectory
 
 from .servers import DEADLINE, Server
 
@@ -245,6 +248,28 @@ def test_an_incompatible_copy_in_one_process_is_refused() -> None:
         bootstrap.merge(environment, "unix:/two")
 
 
+def test_a_copy_of_the_first_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mark names the process id alone."""
+    mark = {"process": os.getpid(), "alone": True, "server_uri": "unix:/one"}
+    environment = {bootstrap.TEXT: json.dumps({"grpc_discovery": mark})}
+    monkeypatch.setitem(sys.modules, "_grpc_discovery_1", os)
+    with pytest.raises(ControlPlaneError, match="another copy of this library"):
+        bootstrap.merge(environment, "unix:/two")
+    monkeypatch.delitem(sys.modules, "_grpc_discovery_1")  # it was there before an exec
+    bootstrap.merge(environment, "unix:/two")
+    assert json.loads(environment[bootstrap.TEXT])["xds_servers"][0]["server_uri"] == "unix:/two"
+
+
+def test_a_process_that_executes_itself_opens_a_channel_again(server: Server) -> None:
+    """A hot restart keeps the process id and the environment; the bootstrap in it is not another copy's."""
+    code = PRELUDE + CALL + "print(os.getpid(), flush=True)\n"
+    code += "if len(sys.argv) < 3: os.execv(sys.executable, [sys.executable, '-c', os.environ['CODE'], address, 'again'])"
+    done = run("exec(os.environ['CODE'])", server.address, environment={"CODE": code})
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split()
+    assert first == second
+
+
 def test_what_the_user_wrote_is_kept_whole() -> None:
     """Servers, node, authorities and certificate providers."""
     user = {
@@ -259,3 +284,204 @@ def test_what_the_user_wrote_is_kept_whole() -> None:
     for key, value in user.items():
         assert merged[key] == value or (key == "authorities" and merged[key].items() >= {"b": {}}.items())
     assert bootstrap.users_own(environment)
+
+
+@pytest.fixture
+def parent(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty TMPDIR, with a path short enough for a socket."""
+    made = tmp_path_factory.mktemp("s")
+    monkeypatch.setenv("TMPDIR", str(made))
+    return made
+
+
+@pytest.fixture
+def directory(parent: Path) -> Iterator[SocketDirectory]:
+    made = SocketDirectory()
+    yield made
+    made.remove()
+
+
+HOLD = """
+from discovery.xds.socket_directory import SocketDirectory
+directory = SocketDirectory()
+open(directory.socket, "w").close()
+print(directory.socket, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(parent: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that lives in a directory of the same parent."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys" + HOLD],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def socket_of(process: "subprocess.Popen[str]") -> Path:
+    assert process.stdout is not None
+    return Path(process.stdout.readline().strip())
+
+
+def test_the_directory_of_a_killed_process_is_swept_by_the_next(holder: "subprocess.Popen[str]", parent: Path) -> None:
+    """SIGKILL runs nothing at exit; the lock that the kernel released says that nobody lives there."""
+    left = socket_of(holder)
+    holder.kill()
+    holder.wait()
+    assert left.exists()
+    next_one = SocketDirectory()
+    assert [str(path) for path in parent.iterdir()] == [os.path.dirname(next_one.socket)]
+    next_one.remove()
+    assert list(parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_directory_of_a_living_process_is_not_swept(holder: "subprocess.Popen[str]", stopped: bool) -> None:
+    """Not even of a frozen one."""
+    socket = socket_of(holder)
+    if stopped:
+        os.kill(holder.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, holder.pid, os.WSTOPPED)
+    SocketDirectory().remove()
+    assert socket.exists()
+
+
+def test_a_child_does_not_keep_its_parents_directory(parent: Path) -> None:
+    """Neither a forked one nor an executed one: they inherit descriptors, and would hold the lock after the parent's end."""
+    code = HOLD.replace("sys.stdin.read()", "") + (
+        "import subprocess\n"
+        "subprocess.Popen(['cat'], stdin=int(sys.argv[1]), close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "if not os.fork():\n    directory.remove(); os.close(1); os.close(2); os.read(int(sys.argv[1]), 1); os._exit(0)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    reader, writer = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "import os, sys" + code, str(reader)],
+            env={**os.environ, "PYTHONPATH": ROOT},
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=(reader,),
+            timeout=DEADLINE,
+        )
+        left = Path(done.stdout.strip())
+        assert left.exists()  # a child's `remove` does nothing
+        SocketDirectory().remove()
+        assert not left.exists()
+    finally:
+        os.close(writer)
+        os.close(reader)
+
+
+def test_what_is_not_this_users_directory_is_not_swept(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links, files, directories without a lock that are not empty or young, and those of other users."""
+    elsewhere = parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "lock").touch()
+    (parent / "grpc-discovery-link").symlink_to(elsewhere)
+    (parent / "grpc-discovery-file").touch()
+    (parent / "grpc-discovery-young").mkdir()
+    for name in ("old", "foreign", "lock-is-a-link", "filled"):
+        (parent / f"grpc-discovery-{name}").mkdir()
+    (parent / "grpc-discovery-lock-is-a-link" / "lock").symlink_to(elsewhere / "lock")
+    (parent / "grpc-discovery-filled" / "ads").touch()
+    for name in ("old", "filled"):
+        os.utime(parent / f"grpc-discovery-{name}", (0, 0))
+    (parent / "grpc-discovery-foreign" / "lock").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    socket_directory.sweep(str(parent))
+    assert (parent / "grpc-discovery-foreign" / "lock").exists()
+    assert (parent / "grpc-discovery-old").exists()
+    monkeypatch.undo()
+    socket_directory.sweep(str(parent))
+    assert {path.name for path in parent.iterdir()} == {
+        "elsewhere", "grpc-discovery-link", "grpc-discovery-file", "grpc-discovery-young", "grpc-discovery-lock-is-a-link", "grpc-discovery-filled",
+    }  # fmt: skip
+    assert (elsewhere / "lock").exists()
+
+
+@pytest.mark.parametrize("gone", ["directory", "lock", "nothing"])
+def test_a_directory_is_made_again_at_the_same_path(directory: SocketDirectory, gone: str) -> None:
+    """After the last channel was closed, or after somebody cleaned up; a sweep leaves it alone again."""
+    path = Path(directory.socket).parent
+    if gone == "directory":
+        directory.remove()
+        assert not path.exists()
+    elif gone == "lock":
+        (path / "lock").unlink()
+    directory.create()
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert not directory.exists
+    Path(directory.socket).touch()
+    assert directory.exists
+    SocketDirectory().remove()
+    assert directory.exists
+
+
+@pytest.mark.parametrize("taken", ["link", "file", "open to others", "another user"])
+def test_a_path_that_somebody_else_has_taken_is_refused(
+    directory: SocketDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    """They would hold the control plane that this process's calls follow."""
+    path = Path(directory.socket).parent
+    directory.remove()
+    if taken == "link":
+        path.symlink_to(tmp_path)
+    elif taken == "file":
+        path.touch()
+    else:
+        path.mkdir(mode=0o777 if taken == "open to others" else 0o700)
+    if taken == "open to others":
+        path.chmod(0o777)
+    if taken == "another user":
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(ControlPlaneError, match="taken by another user"):
+        directory.create()
+
+
+def test_a_directory_that_a_sweep_took_while_it_was_made_is_made_again(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its creation and its lock a directory looks like one that was left."""
+    real = os.open
+    taken: list[str] = []
+
+    def swept_before(path: str, *args: int, **kwargs: int) -> int:
+        if not taken:
+            taken.append(path)
+            os.rmdir(os.path.dirname(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", swept_before)
+    directory = SocketDirectory()
+    assert os.path.isdir(os.path.dirname(directory.socket))
+    assert not directory.socket.startswith(os.path.dirname(taken[0]))
+    directory.remove()
+
+
+def test_the_next_parent_is_taken_if_one_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing, or too long for a socket."""
+    for unusable in (tmp_path / "missing", tmp_path / ("long" * 30)):
+        monkeypatch.setenv("TMPDIR", str(unusable))
+        directory = SocketDirectory()
+        assert directory.socket.startswith("/tmp/grpc-discovery-")
+        directory.remove()
+
+
+def test_no_parent_at_all_is_an_error_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the remedy; a working directory that is gone is one of them."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(ControlPlaneError, match=r"/tmp, /dev/shm, .*set TMPDIR"):
+        SocketDirectory()
+    monkeypatch.setattr(os, "getcwd", refuse)
+    with pytest.raises(ControlPlaneError, match=r"/tmp, /dev/shm, /var/tmp; set TMPDIR"):
+        SocketDirectory()
