@@ -20,6 +20,7 @@ from .errors import (
 from .registration.registrar import Registrar
 from .snapshot import Endpoint, Health, Snapshot
 from .sources.manual import Manual
+from .sources.source import Source, register
 from .status import Status
 from .target import Target
 from .target import parse as parse_target
@@ -49,6 +50,7 @@ __all__ = [
     "RegistrationError",
     "Remember",
     "Snapshot",
+    "Source",
     "SourceError",
     "Status",
     "Target",
@@ -57,6 +59,7 @@ __all__ = [
     "explain_tls",
     "insecure_channel",
     "parse_target",
+    "register",
     "secure_channel",
     "service_config_problems",
     "status",

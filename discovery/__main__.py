@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -25,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.getLogger(__package__).addHandler(logging.NullHandler())  # errors are part of the output
     try:
+        for module in options.modules:
+            _import(module)
         target = _resolvable(options.target)
         settings = _config(options)
         resolver = open_resolver(target, settings)
@@ -106,6 +109,14 @@ def _tell(before: Status | None, now: Status, json: bool) -> None:
             print(f"{at}  {terminal.summary(now)}", flush=True)
 
 
+def _import(module: str) -> None:
+    """Import a module of the user's, which registers a source. Raises TargetError."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise TargetError(f"'--import {module}': {type(error).__name__}: {error}") from None
+
+
 def _resolvable(text: str) -> Target:
     target = parse(text)
     if not target.ours:
@@ -149,6 +160,14 @@ def _parser() -> argparse.ArgumentParser:
     for name, purpose in (("resolve", "print the servers once"), ("watch", "follow them as they come and go")):
         command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument("target", help="such as kubernetes:///service.namespace:grpc or dns-poll:///name:50051")
+        command.add_argument(
+            "--import",
+            action="append",
+            default=[],
+            dest="modules",
+            metavar="MODULE",
+            help="import a module that registers a source of your own (discovery.register); may be repeated",
+        )
         command.add_argument("--json", action="store_true", help="print a line of JSON for every set")
         command.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for the first set (5)")
         command.add_argument(

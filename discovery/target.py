@@ -7,11 +7,13 @@
 | dns-poll:///name[:port]                             | A, AAAA (SRV without a port), on a timer     |
 | static:///host:port,host:port                       | the list itself                              |
 | manual:///name                                      | what the program set last                    |
+| a scheme of `discovery.register`, :///any text      | a source of the program's own                |
 | one of these,another,...                            | the first that is synced (failover.py)       |
 | dns:, passthrough:, xds:, unix:, ipv4:, ipv6: ...   | gRPC itself, with gRPC's own meaning         |
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
@@ -25,6 +27,7 @@ GRPC_OWN = ("dns", "passthrough", "xds", "unix", "unix-abstract", "ipv4", "ipv6"
 """Schemes that gRPC resolves. gRPC Python has no passthrough resolver; see grpc_schemes.py."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
+_REGISTRABLE = re.compile(r"[a-z][a-z0-9+.-]*")
 _SEVERAL = re.compile(r",(?=[A-Za-z][A-Za-z0-9+.-]*:///)")
 _AUTHORITY = "!$&'()*+,;=:@[]"
 """What stays as it is in an authority, besides letters, digits, and `-._~`."""
@@ -55,8 +58,8 @@ class Target:
 
     @property
     def ours(self) -> bool:
-        """Whether this library resolves it, rather than gRPC."""
-        return self.scheme in OURS
+        """Whether this library resolves it, or a source that the program registered, rather than gRPC."""
+        return self.scheme not in GRPC_OWN
 
     @property
     def authority(self) -> str:
@@ -82,17 +85,31 @@ def parse(text: str) -> Target:
         for choice in choices:
             if not choice.ours:
                 raise TargetError(
-                    f"target '{text}': only {', '.join(OURS)} can stand in a list, not '{choice}', which gRPC resolves"
+                    f"target '{text}': only {', '.join(sorted(_READERS.keys() - GRPC_OWN))} can stand in a list, not '{choice}', which gRPC resolves"
                 )
         return replace(choices[0], text=text, choices=choices)
     match = _SCHEME.fullmatch(text)
     scheme = match[1].lower() if match else ""
-    if match is None or (scheme not in _READERS and not match[2].startswith("/")):
+    registered = _READERS.get(scheme, _registered) is _registered
+    if match is None or (registered and not match[2].startswith("/")):
         # As gRPC: `host:port` and a bare name are dns (grpc's doc/naming.md).
         return Target(text, "dns", text)
     if scheme not in _READERS:
         raise TargetError(f"target '{text}': the scheme '{scheme}' is unknown; there are {', '.join(sorted(_READERS))}")
     return _READERS[scheme](text, scheme, match[2])
+
+
+def check_scheme(scheme: str) -> None:
+    """Raises TargetError if `scheme` is no URI scheme (RFC 3986, section 3.1) in lower case, or has a meaning already."""
+    if not _REGISTRABLE.fullmatch(scheme):
+        raise TargetError(f"{scheme!r} is no scheme: write a lower-case letter, then letters, digits, '+', '-', or '.'")
+    if scheme in _READERS:
+        raise TargetError(f"the scheme '{scheme}' is taken; there are {', '.join(sorted(_READERS))}")
+
+
+def add_scheme(scheme: str) -> None:
+    """Make `scheme:///any text` a target of ours; its name is the text, percent-decoded."""
+    _READERS[scheme] = _registered
 
 
 def _check_characters(text: str, part: str) -> None:
@@ -102,6 +119,14 @@ def _check_characters(text: str, part: str) -> None:
 
 
 def _path(text: str, scheme: str, rest: str, example: str) -> str:
+    """What follows `scheme:///`, without '?' and '#', which in a URI would begin options."""
+    path = _any_path(text, rest, example)
+    if "?" in path or "#" in path:
+        raise TargetError(f"target '{text}': '?' and '#' have no meaning here; options go into discovery.Config")
+    return path
+
+
+def _any_path(text: str, rest: str, example: str) -> str:
     """What follows `scheme:///`; an authority between the slashes has no meaning for our schemes."""
     if not rest.startswith("///"):
         raise TargetError(f"target '{text}': write three slashes after the scheme, as in {example}")
@@ -109,8 +134,6 @@ def _path(text: str, scheme: str, rest: str, example: str) -> str:
     _check_characters(text, path)
     if not path:
         raise TargetError(f"target '{text}' names nothing; write for example {example}")
-    if "?" in path or "#" in path:
-        raise TargetError(f"target '{text}': '?' and '#' have no meaning here; options go into discovery.Config")
     return path
 
 
@@ -169,6 +192,10 @@ def _named(text: str, scheme: str, rest: str) -> Target:
     return Target(text, scheme, name)
 
 
+def _registered(text: str, scheme: str, rest: str) -> Target:
+    return Target(text, scheme, _any_path(text, rest, f"{scheme}:///greeter"))
+
+
 def _static(text: str, scheme: str, rest: str) -> Target:
     path = _path(text, scheme, rest, "static:///127.0.0.1:50051,[::1]:50051")
     for item in path.split(","):
@@ -186,7 +213,7 @@ def _native(text: str, scheme: str, rest: str) -> Target:
     return Target(text, scheme, name)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[str, str, str], Target]] = {
     "dns-poll": _dns_poll,
     "etcd": _named,
     "kubernetes": _kubernetes,

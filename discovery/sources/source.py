@@ -1,26 +1,27 @@
-"""The protocol of sources, and the table of them by scheme.
-
-To add a registry: write `sources/<module>.py` with a class that implements `Source`, and add a line to `SOURCES`.
-"""
+"""The protocol of sources, the table of them by scheme, and `register` for a program's own."""
 
 import importlib
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from ..config import Config, Empty
 from ..errors import TargetError
 from ..snapshot import Snapshot
-from ..target import Target
+from ..target import Target, add_scheme, check_scheme
 
 
 class Source(Protocol):
     """Reads one target from one registry. A resolver owns it, runs `watch` on a thread of its own, and closes it."""
 
-    knows_health: ClassVar[bool]
-    """Whether the registry removes or marks endpoints that are not ready. If not, the endpoints are health-checked."""
+    @property
+    def knows_health(self) -> bool:
+        """Whether the registry removes or marks endpoints that are not ready. If not, the endpoints are health-checked."""
+        ...
 
-    empty: ClassVar[Empty]
-    """The default policy for an empty set after a non-empty one."""
+    @property
+    def empty(self) -> Empty:
+        """The default policy for an empty set after a non-empty one."""
+        ...
 
     @property
     def registry(self) -> str:
@@ -51,11 +52,52 @@ SOURCES: dict[str, tuple[str, str]] = {
 }
 
 
+OpenSource = Callable[[Target, Config], Source]
+"""A function that makes the source of a target. It connects to nothing, because it runs on the thread that opens a channel, and raises
+TargetError for a target that cannot be meant."""
+
+_registered: dict[str, OpenSource] = {}
+
+
+def register(scheme: str, open_source: OpenSource) -> None:
+    """Make `scheme:///any text` a target that a source of the program's own reads, in channels, in lists, and on the command line.
+
+        class EverySecond:
+            knows_health = False  # the endpoints are health-checked
+            empty = discovery.Empty("keep")  # an empty set after a full one is not believed
+            registry = "inventory.example"  # tells cached sets of several registries apart
+
+            def __init__(self, name: str) -> None:
+                self._name, self._closed = name, threading.Event()
+
+            def watch(self) -> Iterator[discovery.Snapshot]:
+                while not self._closed.is_set():
+                    yield discovery.Snapshot.of(discovery.Endpoint(host, port) for host, port in ask_inventory(self._name))
+                    self._closed.wait(1.0)
+
+            def close(self) -> None:
+                self._closed.set()
+
+        discovery.register("inventory", lambda target, config: EverySecond(target.name))
+        channel = discovery.insecure_channel("inventory:///greeter")
+
+    `Source` says what each of them means. A second call with the same function does nothing. Raises TargetError if `scheme` is no URI
+    scheme in lower case, or is taken.
+    """
+    if scheme in _registered and _registered[scheme] is open_source:
+        return
+    check_scheme(scheme)
+    _registered[scheme] = open_source  # before the scheme is known, for a thread that parses a target now
+    add_scheme(scheme)
+
+
 def open_source(target: Target, config: Config) -> Source:
     """The source for `target`; nothing is connected yet.
 
     Raises TargetError if the target is invalid, or if the source's file or library is not installed.
     """
+    if own := _registered.get(target.scheme):
+        return own(target, config)
     module_name, library = SOURCES[target.scheme]
     try:
         module = importlib.import_module(f".{module_name}", __package__)
@@ -67,5 +109,5 @@ def open_source(target: Target, config: Config) -> Source:
         raise TargetError(
             f"target '{target}' needs the library {library or error.name}: pip install {library or error.name}"
         ) from None
-    build: Callable[[Target, Config], Source] = module.open_source
+    build: OpenSource = module.open_source
     return build(target, config)

@@ -104,7 +104,7 @@ def test_what_grpc_knows_keeps_grpcs_meaning(text: str) -> None:
         ("static:///127.0.0.1", "is not host:port"),
         ("static:///127.0.0.1:80,", "is not host:port"),
         ("static:///::1:80", "in brackets"),
-        ("consul:///x", "scheme 'consul' is unknown; there are dns, dns-poll"),
+        ("consul:///x", "scheme 'consul' is unknown; there are "),
         ("kubernetes:///a b", "holds a space"),
         ("etcd:///a%0Ab", "holds a space"),
     ],

@@ -137,6 +137,12 @@ def test_the_page_of_promises_has_the_suites_own() -> None:
     assert {cell.strip(" |").split(" ")[0] for row in rows[1:] for cell in row[1:]} == {"yes", "–"}
 
 
+def test_the_page_on_sources_shows_the_one_that_the_suite_runs() -> None:
+    """Its example is a file that keeps every promise."""
+    example = (ROOT / "tests/discovery/conformance/json_file.py").read_text()
+    assert f"```python\n{example}```\n" in (ROOT / "docs/adding-a-source.md").read_text()
+
+
 def test_the_page_on_operating_names_every_variable_and_mode() -> None:
     """The variables that the program reads, and the overlays and components that exist."""
     text = (ROOT / "template" / "docs" / "operating.md").read_text()

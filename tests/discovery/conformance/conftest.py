@@ -10,7 +10,7 @@ import pytest
 
 from .registry import Registry
 
-REGISTRIES = {"static": "StaticRegistry", "manual": "ManualRegistry", "dns": "DnsRegistry", "etcd": "EtcdRegistry", "kubernetes": "KubernetesRegistry"}  # fmt: skip
+REGISTRIES = {"static": "StaticRegistry", "manual": "ManualRegistry", "dns": "DnsRegistry", "etcd": "EtcdRegistry", "kubernetes": "KubernetesRegistry", "registered": "RegisteredRegistry"}  # fmt: skip
 """File beside this one, and its class. A project that was made without a registry has no such file."""
 
 
@@ -49,6 +49,7 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registr
     given: dict[str, Any] = {
         "etcd": lambda: (request.getfixturevalue("etcd_server"),),
         "kubernetes": lambda: (tmp_path,),
+        "registered": lambda: (tmp_path,),
     }
     made: Registry = request.param(*given.get(request.param.name, tuple)())
     yield made
