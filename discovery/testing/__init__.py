@@ -17,6 +17,7 @@ It needs what the library needs; `etcd()` needs etcd on PATH, `dns_server()` dns
 
 from .api_server import SERVICE_NAME, ApiServer, api_server
 from .backends import Backend, BackendProcess, backends
+from .faults import Proxy, faults
 from .registries import DnsServer, EtcdServer, dns_server, etcd
 from .serving import FOLLOW, WHO, Services
 
@@ -29,9 +30,11 @@ __all__ = [
     "BackendProcess",
     "DnsServer",
     "EtcdServer",
+    "Proxy",
     "Services",
     "api_server",
     "backends",
     "dns_server",
     "etcd",
+    "faults",
 ]

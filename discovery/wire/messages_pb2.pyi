@@ -22,6 +22,24 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Denominator:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DenominatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Denominator.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DENOMINATOR_HUNDRED: _Denominator.ValueType  # 0
+    DENOMINATOR_TEN_THOUSAND: _Denominator.ValueType  # 1
+    DENOMINATOR_MILLION: _Denominator.ValueType  # 2
+
+class Denominator(_Denominator, metaclass=_DenominatorEnumTypeWrapper):
+    """envoy.type.v3.FractionalPercent.DenominatorType"""
+
+DENOMINATOR_HUNDRED: Denominator.ValueType  # 0
+DENOMINATOR_TEN_THOUSAND: Denominator.ValueType  # 1
+DENOMINATOR_MILLION: Denominator.ValueType  # 2
+Global___Denominator: _TypeAlias = Denominator  # noqa: Y015
+
 class _DiscoveryType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -347,6 +365,157 @@ class HttpFilter(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HttpFilter: _TypeAlias = HttpFilter  # noqa: Y015
+
+@_typing.final
+class HttpFault(_message.Message):
+    """envoy.extensions.filters.http.fault.v3.HTTPFault (gRFC A33), for discovery.testing"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELAY_FIELD_NUMBER: _builtins.int
+    ABORT_FIELD_NUMBER: _builtins.int
+    MAX_ACTIVE_FAULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def delay(self) -> Global___FaultDelay: ...
+    @_builtins.property
+    def abort(self) -> Global___FaultAbort: ...
+    @_builtins.property
+    def max_active_faults(self) -> Global___UInt32Value: ...
+    def __init__(
+        self,
+        *,
+        delay: Global___FaultDelay | None = ...,
+        abort: Global___FaultAbort | None = ...,
+        max_active_faults: Global___UInt32Value | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "delay", b"delay", "max_active_faults", b"max_active_faults"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "delay", b"delay", "max_active_faults", b"max_active_faults"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpFault: _TypeAlias = HttpFault  # noqa: Y015
+
+@_typing.final
+class FaultDelay(_message.Message):
+    """envoy.extensions.filters.common.fault.v3.FaultDelay"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIXED_DELAY_FIELD_NUMBER: _builtins.int
+    HEADER_DELAY_FIELD_NUMBER: _builtins.int
+    PERCENTAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fixed_delay(self) -> Global___Duration: ...
+    @_builtins.property
+    def header_delay(self) -> Global___HeaderDelay: ...
+    @_builtins.property
+    def percentage(self) -> Global___FractionalPercent: ...
+    def __init__(
+        self,
+        *,
+        fixed_delay: Global___Duration | None = ...,
+        header_delay: Global___HeaderDelay | None = ...,
+        percentage: Global___FractionalPercent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fault_delay_specifier", b"fault_delay_specifier", "fixed_delay", b"fixed_delay", "header_delay", b"header_delay", "percentage", b"percentage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault_delay_specifier", b"fault_delay_specifier", "fixed_delay", b"fixed_delay", "header_delay", b"header_delay", "percentage", b"percentage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_fault_delay_specifier: _TypeAlias = _typing.Literal["fixed_delay", "header_delay"]  # noqa: Y015
+    _WhichOneofArgType_fault_delay_specifier: _TypeAlias = _typing.Literal["fault_delay_specifier", b"fault_delay_specifier"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_fault_delay_specifier) -> _WhichOneofReturnType_fault_delay_specifier | None: ...
+
+Global___FaultDelay: _TypeAlias = FaultDelay  # noqa: Y015
+
+@_typing.final
+class HeaderDelay(_message.Message):
+    """envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeaderDelay: _TypeAlias = HeaderDelay  # noqa: Y015
+
+@_typing.final
+class FaultAbort(_message.Message):
+    """envoy.extensions.filters.http.fault.v3.FaultAbort"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_ABORT_FIELD_NUMBER: _builtins.int
+    GRPC_STATUS_FIELD_NUMBER: _builtins.int
+    PERCENTAGE_FIELD_NUMBER: _builtins.int
+    grpc_status: _builtins.int
+    @_builtins.property
+    def header_abort(self) -> Global___HeaderAbort: ...
+    @_builtins.property
+    def percentage(self) -> Global___FractionalPercent: ...
+    def __init__(
+        self,
+        *,
+        header_abort: Global___HeaderAbort | None = ...,
+        grpc_status: _builtins.int = ...,
+        percentage: Global___FractionalPercent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error_type", b"error_type", "grpc_status", b"grpc_status", "header_abort", b"header_abort", "percentage", b"percentage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_type", b"error_type", "grpc_status", b"grpc_status", "header_abort", b"header_abort", "percentage", b"percentage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_error_type: _TypeAlias = _typing.Literal["header_abort", "grpc_status"]  # noqa: Y015
+    _WhichOneofArgType_error_type: _TypeAlias = _typing.Literal["error_type", b"error_type"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_error_type) -> _WhichOneofReturnType_error_type | None: ...
+
+Global___FaultAbort: _TypeAlias = FaultAbort  # noqa: Y015
+
+@_typing.final
+class HeaderAbort(_message.Message):
+    """envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeaderAbort: _TypeAlias = HeaderAbort  # noqa: Y015
+
+@_typing.final
+class FractionalPercent(_message.Message):
+    """envoy.type.v3.FractionalPercent"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMERATOR_FIELD_NUMBER: _builtins.int
+    DENOMINATOR_FIELD_NUMBER: _builtins.int
+    numerator: _builtins.int
+    denominator: Global___Denominator.ValueType
+    def __init__(
+        self,
+        *,
+        numerator: _builtins.int = ...,
+        denominator: Global___Denominator.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["denominator", b"denominator", "numerator", b"numerator"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FractionalPercent: _TypeAlias = FractionalPercent  # noqa: Y015
 
 @_typing.final
 class RouteConfiguration(_message.Message):

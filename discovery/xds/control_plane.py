@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -21,12 +22,13 @@ from ..resolving.threads import Guard, Serial, timer
 from ..snapshot import Snapshot
 from ..wire import messages_pb2 as xds
 from .ads_stream import Stream, target_of
-from .resources import TYPE_PREFIX, TargetResources
+from .resources import LISTENER, TYPE_PREFIX, TargetResources
 from .socket_directory import SocketDirectory
 
 logger = logging.getLogger(__package__)
 
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+_LISTENER = TYPE_PREFIX + LISTENER
 _RETRY = 0.1
 """Seconds until a thread that could not be started is tried again."""
 
@@ -66,8 +68,20 @@ def _daemon_threads() -> Any:
 
 
 INTERFACE = 2
-"""The version of the interface between copies of this library in one process: `add`, `publish`, `remove`, `ensure`, and `idle` here,
+"""The version of the interface between copies of this library in one process: `add`, `publish`, `filter`, `remove`, `ensure`, and `idle` here,
 and what they use of TargetResources, View, and Resource. Increased by incompatible changes."""
+
+
+@dataclass
+class _Filtering:
+    """HTTP filters that a name gets. gRPC acknowledges a Listener before its channels use it, but reads the next one only after that, so
+    it is sent `times`."""
+
+    filters: tuple[Any, ...]
+    done: "Future[None]" = field(default_factory=Future)
+    times: int = 2
+    version: int = 0
+    """The Listener's that is sent; 0 until it is made."""
 
 
 class _Served:
@@ -77,11 +91,16 @@ class _Served:
         self.resources = resources
         self.on_nack = on_nack
         self.published: Snapshot | None = None
+        self.filtering: _Filtering | None = None
         self.lay_out = Serial(self._lay_out)
         self._laid_out: Snapshot | None = None
 
     def _lay_out(self) -> None:
         """On the thread of a stream: with thousands of endpoints it takes a while."""
+        filtering = self.filtering
+        if filtering is not None and not filtering.version:
+            self.resources.filter(filtering.filters)
+            filtering.version = self.resources.view.listener.version
         snapshot = self.published
         if snapshot is None or snapshot is self._laid_out:
             return
@@ -91,6 +110,19 @@ class _Served:
         except Exception as error:
             report(logger.exception, "a set of %d endpoints could not be made into xDS resources", len(snapshot))
             self.on_nack(f"the set could not be made into xDS resources: {type(error).__name__}: {error}")
+
+    def acknowledged(self, version: int) -> bool:
+        """gRPC has this version of the Listener; returns whether it has to be sent again."""
+        filtering = self.filtering
+        if filtering is None or not filtering.version or version < filtering.version or filtering.done.done():
+            return False
+        filtering.times -= 1
+        if filtering.times:
+            filtering.version = 0
+            return True
+        self.filtering = None
+        filtering.done.set_result(None)
+        return False
 
 
 class ControlPlane:
@@ -128,6 +160,19 @@ class ControlPlane:
         if served is not None and served.published is not snapshot:
             served.published = snapshot
             self._wake(name)
+
+    def filter(self, name: str, filters: tuple[Any, ...]) -> "Future[None]":
+        """Put these HTTP filters before the router of `name`, for one caller at a time. The future is done once gRPC's channels use them."""
+        filtering = _Filtering(filters)
+        served = self._served.get(name)
+        with self._guard:
+            used = served is not None and any(name in stream.targets for stream in self._streams)
+        if served is not None:
+            served.filtering = filtering
+            self._wake(name)
+        if not used:
+            filtering.done.set_result(None)  # whoever connects gets them first
+        return filtering.done
 
     def remove(self, name: str) -> None:
         """Stop serving `name`, after its last channel was closed."""
@@ -225,6 +270,8 @@ class ControlPlane:
             for request in requests:
                 if request.HasField("error_detail"):
                     self._refused(request)
+                elif request.type_url == _LISTENER and request.version_info:
+                    self._acknowledged(request)
                 with self._guard:
                     asks = stream.subscribe(request)
                 if asks:  # an ACK wakes nobody
@@ -239,6 +286,12 @@ class ControlPlane:
         stream.end()
         if self._served and not self._exiting:
             timer.post(self.ensure)  # gRPC is about to connect again
+
+    def _acknowledged(self, request: xds.DiscoveryRequest) -> None:
+        for name in map(target_of, request.resource_names):
+            served = self._served.get(name)
+            if served is not None and served.acknowledged(int(request.version_info)):
+                self._wake(name)
 
     def _refused(self, request: xds.DiscoveryRequest) -> None:
         reason = f"gRPC refused {request.type_url.removeprefix(TYPE_PREFIX)}: {request.error_detail.message}"

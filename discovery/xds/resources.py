@@ -113,6 +113,7 @@ class TargetResources:
         self._weights: dict[int, int] = {}  # of the parts that hold anything of the first priority
         self._routed: dict[int, int] = {}  # what the listener says
         self._laid_out = False
+        self._filters: tuple[xds.HttpFilter, ...] = ()
         self.view = View(resource_name(ASSIGNMENT, f"{name}/"), outliers, self._listener())
 
     def update(self, snapshot: Snapshot) -> bool:
@@ -139,6 +140,11 @@ class TargetResources:
             self.view = replace(self.view, listener=listener, assignments=dict(self._assignments), routed=routed, stand_ins={})
             return True
         return False
+
+    def filter(self, filters: tuple[xds.HttpFilter, ...]) -> None:
+        """Replace the HTTP filters before the router (gRFC A39); the Listener has a new version, even if nothing is different."""
+        self._filters = filters
+        self.view = replace(self.view, listener=Resource(next(_versions), self._listener().body))
 
     def _assign(self, changed: Iterable[int]) -> bool:
         found = False
@@ -194,7 +200,7 @@ class TargetResources:
         host = xds.VirtualHost(name=self._name, domains=["*"], routes=_routes(self._service_config, clusters))
         manager = xds.HttpConnectionManager(
             route_config=xds.RouteConfiguration(name=self._name, virtual_hosts=[host]),
-            http_filters=[xds.HttpFilter(name="router", typed_config=xds.Any(type_url=TYPE_PREFIX + _ROUTER))],
+            http_filters=[*self._filters, xds.HttpFilter(name="router", typed_config=xds.Any(type_url=TYPE_PREFIX + _ROUTER))],
         )
         listener = xds.Listener(
             name=resource_name(LISTENER, self._name),

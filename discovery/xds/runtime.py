@@ -271,6 +271,11 @@ class _Process:
             )
         return found[-1]
 
+    def names(self, target: Target) -> list[str]:
+        """Under which names the control plane serves a target to this process's channels."""
+        with self._guard:
+            return [name.name for (key, _), name in self._names.items() if key.target == target]
+
     def statuses(self) -> list[Status]:
         with self._guard:
             known = list(self._shared.values())

@@ -285,3 +285,118 @@ def test_an_api_server_refuses_a_wrong_token() -> None:
         registry.token = "another"
         with discovery.insecure_channel("kubernetes:///greeter", config=registry.config):
             until(lambda: "401" in (discovery.status("kubernetes:///greeter").last_error or ""))
+
+
+@pytest.fixture
+def called(servers: list[testing.BackendProcess]) -> Iterator[grpc.Channel]:
+    """A connected channel, with a retry policy."""
+    retries = '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.01s", "maxBackoff": "0.1s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}'
+    with discovery.insecure_channel(f"static:///{servers[0].address}", [("grpc.service_config", retries)]) as opened:
+        name_of(opened)
+        yield opened
+
+
+def code_of(channel: grpc.Channel, **keywords: Any) -> grpc.StatusCode:
+    """What one call ends with."""
+    try:
+        unary(channel)(b"", timeout=DEADLINE, **keywords)
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+def test_calls_are_aborted_while_the_block_runs(servers: list[testing.BackendProcess], called: grpc.Channel) -> None:
+    """From its first call to its last, above the retries; no server sees them, and the first call after it succeeds."""
+    before = servers[0].calls
+    for _ in range(200):
+        with testing.faults(called, abort=grpc.StatusCode.UNAVAILABLE):
+            assert code_of(called) is grpc.StatusCode.UNAVAILABLE
+        assert code_of(called) is grpc.StatusCode.OK
+    assert servers[0].calls == before + 200
+
+
+def test_some_calls_are_aborted(called: grpc.Channel) -> None:
+    """Thirty of a hundred, more or less."""
+    with testing.faults(called, abort=grpc.StatusCode.DATA_LOSS, percent=30):
+        codes = Counter(code_of(called) for _ in range(300))
+    assert codes.keys() == {grpc.StatusCode.OK, grpc.StatusCode.DATA_LOSS}
+    assert 45 <= codes[grpc.StatusCode.DATA_LOSS] <= 150
+
+
+def test_calls_are_delayed(called: grpc.Channel) -> None:
+    """A call whose deadline is shorter than the delay does not get to a server."""
+    with testing.faults(called, delay=30.0):
+        with pytest.raises(grpc.RpcError) as caught:
+            unary(called)(b"", timeout=0.1)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_only_calls_that_ask_for_it_have_a_fault(called: grpc.Channel) -> None:
+    """By their metadata."""
+    with testing.faults(called, by_metadata=True):
+        asking = (("x-envoy-fault-abort-grpc-request", str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])),)
+        assert code_of(called, metadata=asking) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert code_of(called) is grpc.StatusCode.OK
+
+
+def test_blocks_are_nested(called: grpc.Channel) -> None:
+    """Each ends its own fault only."""
+    with testing.faults(called, by_metadata=True):
+        with testing.faults(called, abort=grpc.StatusCode.ABORTED):
+            assert code_of(called) is grpc.StatusCode.ABORTED
+        assert code_of(called) is grpc.StatusCode.OK
+        asking = (("x-envoy-fault-abort-grpc-request", "8"),)
+        assert code_of(called, metadata=asking) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_all_channels_of_a_target_have_them(servers: list[testing.BackendProcess]) -> None:
+    """Sync and aio, with a set that changes meanwhile; the connection stays."""
+    registry = discovery.Manual("faults")
+    registry.set([servers[0].address])
+    with discovery.insecure_channel(registry.target) as opened:
+        async with discovery.aio.insecure_channel(registry.target) as other:
+            assert name_of(opened) == "a"
+            assert await unary(other)(b"", timeout=DEADLINE) == b"a"
+            with testing.faults(registry.target, abort=grpc.StatusCode.UNKNOWN):
+                registry.set(server.address for server in servers)
+                assert code_of(opened) is grpc.StatusCode.UNKNOWN
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await unary(other)(b"", timeout=DEADLINE)
+            assert code_of(opened) is grpc.StatusCode.OK
+            intercepted = grpc.intercept_channel(opened, Nothing())
+            with testing.faults(intercepted, abort=grpc.StatusCode.UNKNOWN):
+                assert code_of(opened) is grpc.StatusCode.UNKNOWN
+            until(lambda: len(share(opened)) == 3)
+
+
+class Nothing(grpc.UnaryUnaryClientInterceptor):
+    """An interceptor."""
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return continuation(client_call_details, request)
+
+
+def test_faults_before_the_first_call_of_a_channel(servers: list[testing.BackendProcess]) -> None:
+    """A channel that has not connected yet has them with its first call."""
+    with discovery.insecure_channel(f"static:///{servers[1].address}") as opened:
+        with testing.faults(opened, abort=grpc.StatusCode.UNAVAILABLE):
+            assert code_of(opened) is grpc.StatusCode.UNAVAILABLE
+        assert name_of(opened) == "b"
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"abort": grpc.StatusCode.OK}, {"delay": -1.0}, {"delay": 1.0, "percent": 0.0}, {"delay": 1.0, "by_metadata": True}],
+)
+def test_faults_that_inject_nothing_are_refused(called: grpc.Channel, keywords: dict[str, Any]) -> None:
+    """With what can be passed."""
+    with pytest.raises(ValueError, match="abort="), testing.faults(called, **keywords):
+        pass
+
+
+def test_faults_are_for_channels_of_this_library() -> None:
+    """gRPC's own channels and targets that are not open have none."""
+    with grpc.insecure_channel("127.0.0.1:1") as plain, discovery.insecure_channel("127.0.0.1:1") as dns:
+        for given in (plain, dns, "static:///127.0.0.1:1"):
+            with pytest.raises(discovery.TargetError), testing.faults(given, delay=1.0):
+                pass
