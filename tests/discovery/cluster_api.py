@@ -196,8 +196,8 @@ class Watch:
         self.asked: queue.Queue[dict[str, Any]] = queue.Queue()
         ask = source._ask
 
-        def noted(**watch: Any) -> Any:
-            response = ask(**watch)
+        def noted(*given: Any, **watch: Any) -> Any:
+            response = ask(*given, **watch)
             self.asked.put(watch)
             return response
 

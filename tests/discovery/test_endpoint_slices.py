@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery.snapshot import Endpoint, Health, Snapshot
-from discovery.sources.endpoint_slices import Slice, merge, read
+from discovery.sources.kubernetes.endpoint_slices import Slice, merge, read
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "300"))
 

@@ -18,10 +18,10 @@ from discovery import SourceError, TargetError
 
 from .servers import DEADLINE
 
-pytest.importorskip("kubernetes", reason="sources/kubernetes.py needs kubernetes: pip install kubernetes")
+pytest.importorskip("kubernetes", reason="kubeconfigs need kubernetes: pip install kubernetes")
 
-from discovery.sources import kubernetes as code
-from discovery.sources.kubernetes import SLOW_RETRY, KubernetesSource
+from discovery.sources.kubernetes import source as code
+from discovery.sources.kubernetes.source import SLOW_RETRY, KubernetesSource
 
 from .cluster_api import GRPC, Watch, end_watches, found, kubeconfig, opened, ready
 
@@ -117,6 +117,13 @@ def scripted(script: Script, tmp_path: Path) -> KubernetesSource:
     file = kubeconfig(tmp_path / "config", one=one)
     return opened("kubernetes:///greeter.ns:grpc", kubeconfig=file, silence=DEADLINE)
 
+
+SECRETS = json.dumps(
+    {"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+     "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+     "users": [{"name": "u", "user": {"auth-provider": {"name": "oidc", "config": {"client-secret": "S3CRET"}}}}]}
+)  # fmt: skip
+"""A kubeconfig that lacks a key, which the official client tells by showing the whole entry."""
 
 GONE = {"kind": "Status", "code": 410, "message": "too old resource version"}
 BROKEN = {"kind": "Status", "code": 500, "message": "etcdserver: no leader"}
@@ -214,20 +221,30 @@ def test_close_ends_a_request_that_has_no_answer_yet(script: Script, tmp_path: P
     assert list(watch.source.watch()) == []
 
 
-@pytest.mark.parametrize(
-    "text", [None, "", "{", "text", "[]", "\0", "{}", '{"clusters": 5}', '{"current-context": "a", "contexts": []}'], ids=repr
-)
-def test_a_kubeconfig_that_cannot_be_read_is_refused_with_the_remedy(tmp_path: Path, text: str | None) -> None:
-    """At once, as a target that cannot be meant."""
+@pytest.mark.parametrize("text", ["", "{", "text", "[]", "\0", "{}", '{"clusters": 5}', '{"contexts": []}', SECRETS], ids=repr)
+def test_a_kubeconfig_that_cannot_be_read_is_an_error_that_passes_once_it_is_mended(
+    script: Script, tmp_path: Path, text: str
+) -> None:
+    """The sentence says why, without a word of what is secret."""
     file = tmp_path / "config"
-    if text is not None:
-        file.write_text(text)
+    file.write_text(text)
+    source = opened("kubernetes:///greeter.ns:grpc", kubeconfig=str(file))
+    with pytest.raises(SourceError, match="the credentials for the Kubernetes API cannot be read: ") as error:
+        next(source.watch())
+    assert "S3CRET" not in str(error.value)
+    script.answer(listed("7", item(A)))
+    kubeconfig(file, one={"cluster": {"server": script.url}, "user": {}, "namespace": ""})
+    assert found(next(source.watch())) == {A}
+
+
+def test_without_any_credentials_a_target_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    """At once, as a target that cannot be meant."""
     with pytest.raises(TargetError, match=r"no credentials for a Kubernetes API .*name a file in Kubernetes\(kubeconfig"):
-        opened("kubernetes:///greeter", kubeconfig=str(file))
+        opened("kubernetes:///greeter", kubeconfig=str(tmp_path / "absent"))
 
 
-def test_a_context_that_is_not_in_the_kubeconfig_is_refused_by_name(tmp_path: Path) -> None:
-    """At once."""
+def test_a_context_that_is_not_in_the_kubeconfig_is_named(tmp_path: Path) -> None:
+    """It may be added later."""
     file = kubeconfig(tmp_path / "config", one={"cluster": {"server": "http://127.0.0.1:1"}, "user": {}, "namespace": ""})
-    with pytest.raises(TargetError, match="name absent in"):
-        opened("kubernetes:///greeter", kubeconfig=file, context="absent")
+    with pytest.raises(SourceError, match="name absent in"):
+        next(opened("kubernetes:///greeter", kubeconfig=file, context="absent").watch())

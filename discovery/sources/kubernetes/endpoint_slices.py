@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..snapshot import Endpoint, Health
+from ...snapshot import Endpoint, Health
 
 USUAL_PORT = "grpc"
 """The default port if a target names none and the Service has several."""
