@@ -46,7 +46,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     # scheme: (module under sources/, the library that it needs besides grpcio and protobuf)
     "dns-poll": ("dns", "dnspython"),
     "etcd": ("etcd", ""),
-    "kubernetes": ("kubernetes", "kubernetes"),
+    "kubernetes": ("kubernetes", ""),  # its library is needed for a kubeconfig only; it tells by itself
     "manual": ("manual", ""),
     "static": ("static", ""),
 }

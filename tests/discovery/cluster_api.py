@@ -17,7 +17,8 @@ from kubernetes import config
 
 from discovery.config import Config, Kubernetes
 from discovery.snapshot import Snapshot
-from discovery.sources.kubernetes import KubernetesSource, open_source
+from discovery.sources.kubernetes import open_source
+from discovery.sources.kubernetes.source import KubernetesSource
 from discovery.target import parse
 
 from .servers import DEADLINE, until

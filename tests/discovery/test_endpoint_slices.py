@@ -1,4 +1,4 @@
-"""sources/endpoint_slices.py: what one EndpointSlice says, and what several say together."""
+"""endpoint_slices.py: what one EndpointSlice says, and what several say together."""
 
 import itertools
 import os

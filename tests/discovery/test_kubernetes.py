@@ -1,4 +1,4 @@
-"""sources/kubernetes.py on a real API server: its own promises; those of every source are in conformance/."""
+"""sources/kubernetes on a real API server: its own promises; those of every source are in conformance/."""
 
 import base64
 import contextlib
@@ -215,7 +215,7 @@ def pod(place: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ac
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(port))
     monkeypatch.setattr(code, "ACCOUNT", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "kubernetes", None)  # type: ignore[arg-type]  # a pod's image need not have it
+    monkeypatch.setitem(sys.modules, "kubernetes", None)  # a pod's image need not have it
     return Account(tmp_path, place.name)
 
 

@@ -1,4 +1,4 @@
-"""sources/kubernetes.py where no API server is needed: what one cannot be made to say on cue, an HTTP server says."""
+"""sources/kubernetes where no API server is needed: what one cannot be made to say on cue, an HTTP server says."""
 
 import contextlib
 import http.server

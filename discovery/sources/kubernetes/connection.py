@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from . import source
-
 PLUGIN_TIMEOUT = 60.0
 """Seconds after which an exec plugin of a kubeconfig is killed."""
 
@@ -118,10 +116,9 @@ class Connection(http.client.HTTPConnection):
         return self.getresponse()
 
 
-def pod_access(*, namespace: bool) -> Access:
+def pod_access(folder: Path, *, namespace: bool) -> Access:
     """A pod's ServiceAccount. Read anew for every connection, because the kubelet replaces token and CA; the namespace if it is needed."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "")
-    folder = Path(source.ACCOUNT)
     return Access(
         f"https://{f'[{host}]' if ':' in host else host}:{port}",
         _header(f"Bearer {(folder / 'token').read_text().strip()}"),
@@ -159,10 +156,12 @@ class Kubeconfig:
             _kill(self._plugin)
 
     def _load(self) -> Access:
-        from kubernetes import client
-        from kubernetes.client import rest
-        from kubernetes.config import kube_config
-
+        try:
+            from kubernetes import client
+            from kubernetes.client import rest
+            from kubernetes.config import kube_config
+        except ImportError as error:
+            raise ValueError(f"the library kubernetes, which must be 33 or newer, cannot be imported: {error}") from None
         config: Any = kube_config  # it has no types
         merged = config.KubeConfigMerger(os.pathsep.join(self._files)).config
         if merged is None:

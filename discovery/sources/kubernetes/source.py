@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode, urlsplit
 
@@ -136,7 +137,10 @@ class KubernetesSource:
         if self._kubeconfig is not None and self._closed:
             self._kubeconfig.end()
         try:
-            access = self._kubeconfig.access() if self._kubeconfig else pod_access(namespace=not self._target.namespace)
+            if self._kubeconfig is not None:
+                access = self._kubeconfig.access()
+            else:
+                access = pod_access(Path(ACCOUNT), namespace=not self._target.namespace)
             self._namespace = self._target.namespace or access.namespace or "default"
             self._connection = Connection(access, self._settings.timeout)
         except Exception as error:  # those of the official client and of YAML are many
