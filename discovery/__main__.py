@@ -68,7 +68,7 @@ def watch(resolver: Publisher, options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     if not options.json and sys.stdout.isatty():
-        with contextlib.suppress(ModuleNotFoundError):
+        with contextlib.suppress(ImportError):
             return _live(resolver, stopping)
     last: list[Status] = []
     changed = threading.Event()

@@ -96,7 +96,7 @@ def summary(status: Status) -> str:
 
 
 def live(status: Status, ages: Ages) -> Any:
-    """The table and the summary as a rich renderable; `ages` is kept up to date. Raises ModuleNotFoundError without rich."""
+    """The table and the summary as a rich renderable; `ages` is kept up to date. Raises ImportError without rich."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

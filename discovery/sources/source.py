@@ -101,7 +101,9 @@ def open_source(target: Target, config: Config) -> Source:
     module_name, library = SOURCES[target.scheme]
     try:
         module = importlib.import_module(f".{module_name}", __package__)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):  # of a version or an installation that lacks something
+            raise TargetError(f"target '{target}': the library {library} cannot be used: {error}") from None
         if error.name is not None and error.name.startswith(f"{__package__}."):
             raise TargetError(
                 f"target '{target}': this copy of the library has no {__package__}.{module_name}; add the file, or take another scheme"

@@ -172,6 +172,7 @@ class _Process:
         if self.forked:
             raise ControlPlaneError(_FORKED)
         if self._plane is None:
+            bootstrap.check_gevent()
             with self._opening:
                 self._plane = self._plane or _shared_plane()
         return self._plane
@@ -314,6 +315,7 @@ def _arguments(key: Key) -> tuple[Target, Config, Credentials | None, str]:
 
 
 def _publish(plane: ControlPlane, name: str, status: Status) -> None:
+    metrics.observe(process.statuses)
     if status.snapshot is not None:
         plane.publish(name, status.snapshot)
 
@@ -348,7 +350,6 @@ def wait_until_synced(target: str, timeout: float, *, config: Config | None = No
     process.resolver(parse(target), config).wait_until_synced(timeout)
 
 
-metrics.observe(process.statuses)
 atexit.register(process.before_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=process.before_fork, after_in_child=process.after_fork)
