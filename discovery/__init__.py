@@ -5,6 +5,8 @@
 README.md in this folder says what to install; target.py lists the targets.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from . import aio
 from .channel import insecure_channel, secure_channel
 from .config import Backoff, Config, Dns, Empty, Etcd, Kubernetes, Outliers, Remember
@@ -17,7 +19,6 @@ from .errors import (
     SourceError,
     TargetError,
 )
-from .registration.registrar import Registrar
 from .snapshot import Endpoint, Health, Snapshot
 from .sources.manual import Manual
 from .sources.source import Source, register
@@ -28,6 +29,9 @@ from .tls.certificates import CertificateFiles
 from .tls.diagnostics import explain_tls
 from .xds.runtime import status, wait_until_synced
 from .xds.service_config import NO_RETRY, service_config_problems
+
+if TYPE_CHECKING:
+    from .registration.registrar import Registrar
 
 __all__ = [
     "NO_RETRY",
@@ -68,3 +72,12 @@ __all__ = [
 
 __version__ = "2.0.0"
 """The library's version; CHANGELOG.md in its repository describes each one."""
+
+
+def __getattr__(name: str) -> Any:
+    """The registrar and its etcd client are imported by the servers that use them: a tenth of this library's start."""
+    if name == "Registrar":
+        from .registration.registrar import Registrar
+
+        return Registrar
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

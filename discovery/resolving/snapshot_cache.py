@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -48,6 +47,8 @@ class SnapshotCache:
             "written": self._clock(),
             "endpoints": [list(endpoint) for endpoint in sorted(snapshot.endpoints)],
         }
+        import tempfile  # it takes long, and few programs keep a file
+
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle, name = tempfile.mkstemp(prefix=self.path.stem, dir=self.path.parent)
