@@ -1,6 +1,7 @@
 """endpoint_slices.py: what one EndpointSlice says, and what several say together."""
 
 import itertools
+import json
 import os
 from typing import Any
 
@@ -211,6 +212,7 @@ def test_addresses_that_are_no_ip_literals_are_a_problem_and_cost_the_others_not
         None, 5, "10.0.0.9", [], {}, {"addresses": None}, {"addresses": []}, {"addresses": [None]}, {"addresses": {}},
         endpoint("10.0.0.9", conditions=[1]), endpoint("10.0.0.9", zone=5), endpoint("10.0.0.9", nodeName=["a"]),
         endpoint("10.0.0.9", targetRef="a"), endpoint("10.0.0.9", hints="zone-a"), endpoint("10.0.0.9", hints={"forZones": [{}]}),
+        endpoint("10.0.0.9", hints={"forNodes": "node-1"}), endpoint("10.0.0.9", hints={"forNodes": [{"name": 1}]}),
     ],
     ids=repr,
 )  # fmt: skip
@@ -242,11 +244,27 @@ def test_what_is_no_slice_is_a_problem(bad: Any) -> None:
 
 def test_zone_hints_node_and_pod_are_kept() -> None:
     """Zones steer traffic; names are for the person who reads the table."""
-    hints = {"forZones": [{"name": "z-b"}, {"name": "z-a"}]}
+    hints = {"forZones": [{"name": "z-b"}, {"name": "z-a"}], "forNodes": [{"name": "node-1"}]}
     full = endpoint("10.0.0.1", pod="greeter-x", zone="z-a", nodeName="node-1", hints=hints)
     assert merged(content(full)) == [
-        Endpoint("10.0.0.1", 50051, "z-a", health=Health.HEALTHY, name="greeter-x", node="node-1", hints=("z-a", "z-b"))
-    ]
+        Endpoint(
+            "10.0.0.1", 50051, "z-a", health=Health.HEALTHY, name="greeter-x", node="node-1",
+            hints=("z-a", "z-b"), node_hints=("node-1",),
+        )
+    ]  # fmt: skip
+
+
+def test_of_a_slice_that_changes_only_what_is_different_is_parsed_again() -> None:
+    """A change of one in a thousand costs one; another port concerns all."""
+    first = content(*(endpoint(f"10.0.0.{number}", pod=f"pod-{number}") for number in range(1, 4)))
+    before = read(first, "grpc")
+    second = json.loads(json.dumps(first))
+    second["endpoints"][1]["conditions"]["ready"] = False
+    after = read(second, "grpc", before)
+    assert [new is old for new, old in zip(after.entries, before.entries, strict=True)] == [True, False, True]
+    assert after.entries[1][1].health is Health.UNHEALTHY
+    second["ports"] = [{**GRPC, "port": 50052}]
+    assert {item.port for _, item in read(second, "grpc", after).entries} == {50052}
 
 
 def test_a_pod_without_reference_is_called_by_its_host_name() -> None:
@@ -293,6 +311,13 @@ def test_no_json_whatever_makes_it_raise(contents: list[Any], wanted: str) -> No
     """One malformed object in a registry must not cost a client all others."""
     endpoints, problems = merge([read(item, wanted) for item in contents])
     Snapshot.of(endpoints, problems)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(nearly_slice, nearly_slice, wanted_ports)
+def test_what_a_slice_was_before_has_no_effect_on_what_it_is(before: Any, after: Any, wanted: str) -> None:
+    """Reusing what was parsed is not seen."""
+    assert read(after, wanted, read(before, wanted)) == read(after, wanted)
 
 
 good_endpoint = st.builds(

@@ -124,10 +124,11 @@ def test_a_service_may_be_named_as_dns_names_it(place: Namespace, service: str, 
 
 def test_ipv6_zones_and_hints_come_through_the_api(place: Namespace, service: str) -> None:
     """As the API server writes them out."""
-    where = {"zone": "z-a", "nodeName": "n-1", "hints": {"forZones": [{"name": "z-b"}]}}
+    where = {"zone": "z-a", "nodeName": "n-1", "hints": {"forZones": [{"name": "z-b"}], "forNodes": [{"name": "n-2"}]}}
     place.slice(service, [{"addresses": ["fd00::1"], **where}], address_type="IPv6")
     (only,) = first(f"kubernetes:///{service}.{place.name}").endpoints
     assert (only.authority, only.zone, only.node, only.hints) == ("[fd00::1]:50051", "z-a", "n-1", ("z-b",))
+    assert only.node_hints == ("n-2",)
 
 
 def test_a_port_that_is_not_there_is_an_error_that_names_those_that_are(place: Namespace, service: str) -> None:

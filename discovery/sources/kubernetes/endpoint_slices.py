@@ -4,8 +4,8 @@ A Service's endpoints are spread over several slices, each with its own ports, a
 being moved.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...snapshot import Endpoint, Health
@@ -24,10 +24,16 @@ class Slice:
     problems: tuple[str, ...] = ()
     other_ports: tuple[str, ...] = ()
     """The existing ports, if the wanted one is not among them."""
+    port: int = 0
+    parsed: Mapping[str, tuple[Any, tuple[str, Endpoint]]] = field(default_factory=dict, compare=False, repr=False)
+    """By address: an endpoint's JSON, and the entry that it became."""
 
 
-def read(content: Any, wanted: str) -> Slice:
-    """Parse one EndpointSlice; `wanted` is a port's name or number, or empty. Malformed data becomes a problem."""
+def read(content: Any, wanted: str, last: Slice | None = None) -> Slice:
+    """Parse one EndpointSlice; `wanted` is a port's name or number, or empty. Malformed data becomes a problem.
+
+    Endpoints that are as they were in `last`, the slice's version before, are not parsed again: one of a thousand changes at a time.
+    """
     if not isinstance(content, dict) or not isinstance(content.get("metadata"), dict):
         return Slice(problems=("an EndpointSlice without metadata is left out",))
     name = content["metadata"].get("name")
@@ -45,19 +51,28 @@ def read(content: Any, wanted: str) -> Slice:
     port, others = _port(ports, wanted)
     if port is None:
         return Slice(other_ports=others or ("none",))
+    known = last.parsed if last is not None and last.port == port else {}
+    parsed: dict[str, tuple[Any, tuple[str, Endpoint]]] = {}
     entries: list[tuple[str, Endpoint]] = []
     problems: list[str] = []
     for item in listed:
         try:
-            entries.append(_entry(item, port))
+            address = item["addresses"][0]  # further addresses are interchangeable and deprecated (EndpointSlice API)
+            made = known.get(address)
+            if made is None or made[0] != item:
+                made = item, _entry(item, address, port)
+            parsed[address] = made
+            entries.append(made[1])
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             problems.append(f"EndpointSlice '{name}': an endpoint is left out: {type(error).__name__}: {error}")
-    return Slice(tuple(entries), kind == "IPv6", tuple(problems))
+    return Slice(tuple(entries), kind == "IPv6", tuple(problems), port=port, parsed=parsed)
 
 
 def merge(slices: Iterable[Slice]) -> tuple[list[Endpoint], list[str]]:
     """All slices of a Service as one set. A pod with both families counts by its IPv4 address: two endpoints would double its share."""
     ordered = sorted(slices, key=lambda part: part.ipv6)
+    if len(ordered) == 1 and len(ordered[0].parsed) == len(ordered[0].entries):  # no address is there twice
+        return [endpoint for _, endpoint in ordered[0].entries], list(ordered[0].problems)
     both = bool(ordered) and ordered[-1].ipv6 and not ordered[0].ipv6
     by_ipv4: set[str] = {identity for part in ordered if not part.ipv6 for identity, _ in part.entries} if both else set()
     found: dict[tuple[str, int], Endpoint] = {}
@@ -90,18 +105,19 @@ def _port(ports: Any, wanted: str) -> tuple[int | None, tuple[str, ...]]:
     return None, tuple(sorted({f"{port.get('name') or 'without a name'} ({port.get('port')})" for port in listed}))
 
 
-def _entry(item: Any, port: int) -> tuple[str, Endpoint]:
+def _entry(item: Any, address: Any, port: int) -> tuple[str, Endpoint]:
     conditions = item.get("conditions") or {}
     reference = item.get("targetRef") or {}
-    for_zones = (item.get("hints") or {}).get("forZones") or ()
+    hints = item.get("hints") or {}
     endpoint = Endpoint(
-        _text(item["addresses"][0]),  # further addresses are interchangeable and deprecated (EndpointSlice API)
+        _text(address),
         port,
         zone=_text(item.get("zone") or ""),
         health=_health(conditions),
         name=_text(reference.get("name") or item.get("hostname") or ""),
         node=_text(item.get("nodeName") or ""),
-        hints=tuple(sorted(_text(zone["name"]) for zone in for_zones)),
+        hints=_names(hints.get("forZones")),
+        node_hints=_names(hints.get("forNodes")),
     )
     return _text(reference.get("uid") or reference.get("name") or ""), endpoint
 
@@ -112,6 +128,10 @@ def _health(conditions: Any) -> Health:
     if ready is None or ready:
         return Health.HEALTHY
     return Health.DRAINING if conditions.get("serving") and conditions.get("terminating") else Health.UNHEALTHY
+
+
+def _names(listed: Any) -> tuple[str, ...]:
+    return tuple(sorted(_text(item["name"]) for item in listed or ()))
 
 
 def _text(value: Any) -> str:

@@ -210,7 +210,7 @@ def _apply(slices: dict[str, Slice], kind: str, content: Any, port: str) -> bool
     if kind == "DELETED":
         slices.pop(name, None)
     else:
-        slices[name] = endpoint_slices.read(content, port)
+        slices[name] = endpoint_slices.read(content, port, before)
     return slices.get(name) != before
 
 
