@@ -1,6 +1,9 @@
 """A set that the program itself sets: `Manual.set` in, snapshots out (scheme manual)."""
 
+import os
+import queue
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
@@ -11,21 +14,41 @@ from ..target import Target, parse
 
 
 class _Board:
-    """The last set of one name, and a version by which a watcher detects a new one."""
+    """The last set of one name, and the sources that read it."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        self.lock = threading.RLock()
         self.snapshot: Snapshot | None = None
-        self.version = 0
+        self._readers: tuple[weakref.ref[ManualSource], ...] = ()
+
+    def attach(self, reader: "ManualSource") -> None:
+        with self.lock:
+            self._readers = (*(each for each in self._readers if each() is not None), weakref.ref(reader))
+
+    def publish(self, snapshot: Snapshot) -> None:
+        with self.lock:
+            self.snapshot = snapshot
+            for each in self._readers:
+                reader = each()
+                if reader is not None:
+                    reader.changes.put(True)
 
 
 _boards: dict[str, _Board] = {}  # by name; the channel or the program may come first
-_boards_lock = threading.Lock()
 
 
 def _board(name: str) -> _Board:
-    with _boards_lock:
-        return _boards.setdefault(name, _Board())
+    return _boards.get(name) or _boards.setdefault(name, _Board())
+
+
+def _after_fork() -> None:
+    """In the child: a lock may be held by a thread of the parent."""
+    for board in _boards.values():
+        board.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Manual:
@@ -47,10 +70,7 @@ class Manual:
         snapshot = Snapshot.of([_endpoint(item) for item in endpoints], last=self._board.snapshot)
         if snapshot.problems:
             raise TargetError(f"{self.target}: {snapshot.problems[0]}")
-        with self._board.changed:
-            self._board.snapshot = snapshot
-            self._board.version += 1
-            self._board.changed.notify_all()
+        self._board.publish(snapshot)
 
 
 def _endpoint(item: Endpoint | str) -> Endpoint:
@@ -70,25 +90,23 @@ class ManualSource:
     registry = "this program"
 
     def __init__(self, board: _Board) -> None:
+        self.changes: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._board = board
         self._closed = False
+        board.attach(self)
 
     def watch(self) -> Iterator[Snapshot]:
-        seen = 0
-        while True:
-            with self._board.changed:
-                while not self._closed and self._board.version <= seen:
-                    self._board.changed.wait()
-                if self._closed:
-                    return
-                seen, snapshot = self._board.version, self._board.snapshot
-            if snapshot is not None:
-                yield snapshot
+        last = None
+        while not self._closed:
+            snapshot = self._board.snapshot
+            if snapshot is not None and snapshot is not last:
+                yield (last := snapshot)
+            else:
+                self.changes.get()
 
     def close(self) -> None:
-        with self._board.changed:
-            self._closed = True
-            self._board.changed.notify_all()
+        self._closed = True
+        self.changes.put(False)
 
 
 def open_source(target: Target, config: Config) -> ManualSource:

@@ -1,6 +1,7 @@
 """The protocol of sources, the table of them by scheme, and `register` for a program's own."""
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -42,13 +43,13 @@ class Source(Protocol):
         ...
 
 
-SOURCES: dict[str, tuple[str, str]] = {
-    # scheme: (module under sources/, the library that it needs besides grpcio and protobuf)
-    "dns-poll": ("dns", "dnspython"),
-    "etcd": ("etcd", ""),
-    "kubernetes": ("kubernetes", ""),  # its library is needed for a kubeconfig only; it tells by itself
-    "manual": ("manual", ""),
-    "static": ("static", ""),
+SOURCES: dict[str, tuple[str, str, str]] = {
+    # scheme: (module under sources/, the package that it imports later, the distribution that has it)
+    "dns-poll": ("dns", "dns", "dnspython"),
+    "etcd": ("etcd", "", ""),
+    "kubernetes": ("kubernetes", "", ""),  # its library is needed for a kubeconfig only; it tells by itself
+    "manual": ("manual", "", ""),
+    "static": ("static", "", ""),
 }
 
 
@@ -92,24 +93,29 @@ def register(scheme: str, open_source: OpenSource) -> None:
 
 
 def open_source(target: Target, config: Config) -> Source:
-    """The source for `target`; nothing is connected yet.
+    """The source for `target`. Nothing is connected yet, and no library is imported: that takes a while, on the source's thread.
 
     Raises TargetError if the target is invalid, or if the source's file or library is not installed.
     """
     if own := _registered.get(target.scheme):
         return own(target, config)
-    module_name, library = SOURCES[target.scheme]
+    module_name, package, distribution = SOURCES[target.scheme]
+    if package and not _installed(package):
+        raise TargetError(f"target '{target}' needs the library {distribution}: pip install {distribution}")
     try:
         module = importlib.import_module(f".{module_name}", __package__)
-    except ImportError as error:
-        if not isinstance(error, ModuleNotFoundError):  # of a version or an installation that lacks something
-            raise TargetError(f"target '{target}': the library {library} cannot be used: {error}") from None
-        if error.name is not None and error.name.startswith(f"{__package__}."):
-            raise TargetError(
-                f"target '{target}': this copy of the library has no {__package__}.{module_name}; add the file, or take another scheme"
-            ) from None
+    except ModuleNotFoundError as error:
+        if error.name != f"{__package__}.{module_name}":
+            raise
         raise TargetError(
-            f"target '{target}' needs the library {library or error.name}: pip install {library or error.name}"
+            f"target '{target}': this copy of the library has no {error.name}; add the file, or take another scheme"
         ) from None
     build: OpenSource = module.open_source
     return build(target, config)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # it is in sys.modules without a specification, such as a test's double
+        return True

@@ -139,7 +139,7 @@ def _shared_plane() -> ControlPlane:
     Raises ControlPlaneError.
     """
     copies = sys.modules.setdefault(_COPIES, types.ModuleType(_COPIES))
-    with copies.__dict__.setdefault("lock", threading.Lock()):
+    with copies.__dict__.setdefault("lock", threading.RLock()):
         if copies.__dict__.get("forked") == os.getpid():
             raise ControlPlaneError(_FORKED)
         if copies.__dict__.get("process") != os.getpid():
@@ -303,7 +303,7 @@ class _Process:
     def after_fork(self) -> None:
         """In the child. A lock may be held by a thread that no longer exists, so each is replaced."""
         copies = sys.modules.setdefault(_COPIES, types.ModuleType(_COPIES)).__dict__
-        copies["lock"] = threading.Lock()
+        copies["lock"] = threading.RLock()
         if self._shared:
             self.forked = True
             copies["forked"] = os.getpid()
