@@ -207,10 +207,7 @@ def test_gRPC_refuses_a_bad_first_set_and_the_target_learns_of_it() -> None:  # 
 
     manual = Manual("test-refused")
     with insecure_channel(manual.target) as channel:
-        manual._board.snapshot = Snapshot(frozenset({Endpoint("no-address", 1)}))
-        with manual._board.changed:
-            manual._board.version += 1
-            manual._board.changed.notify_all()
+        manual._board.publish(Snapshot(frozenset({Endpoint("no-address", 1)})))
         with pytest.raises(grpc.RpcError):
             unary(channel)(b"", timeout=DEADLINE)
         until(lambda: status(manual.target).nacks > 0)
