@@ -70,13 +70,27 @@ def merge(environment: MutableMapping[str, str], server_uri: str) -> None:
     environment.pop(FILE, None)
 
 
-def check_gevent() -> None:
-    """Raises ControlPlaneError, with the remedy, if gevent has replaced threads and gRPC was not told of it.
+def check_greenlets() -> None:
+    """Raises ControlPlaneError, with the remedy, if gevent or eventlet has patched this process in a way that a channel cannot work in.
 
-    The control plane's threads would be greenlets then, and gRPC blocks the one thread that runs them all, for ever.
+    With patched threads the control plane runs as greenlets, and gRPC blocks the one thread that runs them all, for ever, unless it is
+    initialized for gevent. A patched queue between native threads, and the opposite, end likewise.
     """
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading") and not getattr(cygrpc, "g_gevent_activated", True):
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        raise ControlPlaneError(
+            "eventlet has patched threads, which gRPC does not support, and a channel would block every greenlet: "
+            "call eventlet.monkey_patch(thread=False)"
+        )
+    if gevent is None:
+        return
+    threads, queues = gevent.is_module_patched("threading"), gevent.is_module_patched("queue")
+    if threads != queues:
+        raise ControlPlaneError(
+            "gevent has patched only one of threads and queues, and a channel would not work: "
+            "call gevent.monkey.patch_all() with thread and queue both on or both off"
+        )
+    if threads and not getattr(cygrpc, "g_gevent_activated", True):
         raise ControlPlaneError(
             "gevent has patched this process, but gRPC is not initialized for it, and a channel would block every greenlet: "
             "call grpc.experimental.gevent.init_gevent() after gevent.monkey.patch_all() and before the first channel"

@@ -172,7 +172,7 @@ class _Process:
         if self.forked:
             raise ControlPlaneError(_FORKED)
         if self._plane is None:
-            bootstrap.check_gevent()
+            bootstrap.check_greenlets()
             with self._opening:
                 self._plane = self._plane or _shared_plane()
         return self._plane

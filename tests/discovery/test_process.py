@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -284,6 +285,125 @@ def test_what_the_user_wrote_is_kept_whole() -> None:
     for key, value in user.items():
         assert merged[key] == value or (key == "authorities" and merged[key].items() >= {"b": {}}.items())
     assert bootstrap.users_own(environment)
+
+
+GREENLETS = """
+from gevent import monkey; monkey.patch_all({patched})
+import faulthandler, sys
+faulthandler.dump_traceback_later(20, exit=True)
+import gevent, grpc, grpc.experimental.gevent
+if {init}:
+    grpc.experimental.gevent.init_gevent()
+import discovery
+one, two = sys.argv[1:]
+manual = discovery.Manual("greeter")
+manual.set([one])
+try:
+    channel = discovery.insecure_channel(manual.target)
+except discovery.ControlPlaneError as error:
+    print(error)
+    sys.exit()
+call = channel.unary_unary("/test.Echo/Who")
+print(call(b"", timeout=10))
+manual.set([two])
+while call(b"", timeout=10) != b"b":
+    pass
+print(*(each.value for each in gevent.joinall([gevent.spawn(call, b"", timeout=10) for _ in range(3)])))
+channel.close()
+with discovery.insecure_channel(manual.target) as channel:
+    print(channel.unary_unary("/test.Echo/Who")(b"", timeout=10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("patched", "init", "said"),
+    [
+        ("", True, "b'a'\nb'b' b'b' b'b'\nb'b'\n"),
+        ("thread=False, queue=False", False, "b'a'\nb'b' b'b' b'b'\nb'b'\n"),
+        ("", False, "init_gevent()"),
+        ("queue=False", True, "both on or both off"),
+        ("thread=False", False, "both on or both off"),
+    ],
+)
+def test_under_gevent_a_channel_works_or_says_what_to_do(server: Server, patched: str, init: bool, said: str) -> None:
+    """Never a process that is frozen past every deadline, as gRPC without its initialization would leave it (grpc/grpc#4629)."""
+    other = Server("b")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", GREENLETS.format(patched=patched, init=init), server.address, other.address],
+            env={**os.environ, "PYTHONPATH": ROOT},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE * 3,
+        )
+    finally:
+        other.stop()
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert done.stderr == ""
+
+
+def test_eventlets_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC has no support for them."""
+    patcher = types.SimpleNamespace(is_monkey_patched=lambda module: module == "thread")
+    monkeypatch.setitem(sys.modules, "eventlet.patcher", patcher)
+    with pytest.raises(ControlPlaneError, match="thread=False"):
+        bootstrap.check_greenlets()
+
+
+def test_a_working_directory_that_is_gone_does_not_matter(server: Server) -> None:
+    """It is looked at only when no other folder can hold the socket."""
+    done = run("import tempfile; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)" + CALL, server.address)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 15)"])
+def test_prefork_workers_that_closed_their_channels_leave_nothing(
+    server: Server, tmp_path_factory: pytest.TempPathFactory, end: str
+) -> None:
+    """They end without running exit handlers: multiprocessing's fork, Celery's pool."""
+    folder = tmp_path_factory.mktemp("w")
+    code = f"""
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        channel = discovery.insecure_channel(manual.target)
+        assert channel.unary_unary("/test.Echo/Who")(b"", timeout=20) == b"a"
+        channel.close()
+        {end}
+    os.waitpid(child, 0)
+"""
+    done = run(code, server.address, environment={"TMPDIR": str(folder)})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("when", ["between channels", "beside an open channel"])
+@pytest.mark.parametrize("taken", ["socket", "directory"])
+def test_a_socket_that_was_taken_away_is_made_again(server: Server, when: str, taken: str) -> None:
+    """By whoever cleans /tmp: the next channel works, and the one that is open goes on and follows."""
+    code = f"""
+import shutil
+place = discovery.xds.runtime.process.plane().server_uri.removeprefix("unix:")
+{"channel.close()" if when == "between channels" else "pass"}
+if {taken!r} == "socket":
+    if os.path.exists(place): os.unlink(place)
+else:
+    shutil.rmtree(os.path.dirname(place), ignore_errors=True)
+other = discovery.insecure_channel("static:///" + address)
+assert other.unary_unary("/test.Echo/Who")(b"", timeout=20) == b"a"
+assert os.path.exists(place)
+if {when!r} == "beside an open channel":
+    manual.set(["127.0.0.1:1"])
+    try:
+        while True: call(b"", timeout=20)
+    except grpc.RpcError as error:
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+    manual.set([address])
+    call(b"", timeout=20, wait_for_ready=True)
+"""
+    done = run(CALL + code, server.address)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.fixture
