@@ -14,7 +14,8 @@ from .status import Status
 from .target import parse
 from .tls.aio_rotation import RenewedChannel
 from .tls.certificates import CertificateFiles, Credentials
-from .xds.runtime import CLOSE_WAIT, Lease, process
+from .xds.lease import CLOSE_WAIT, Lease
+from .xds.runtime import process
 
 Interceptors = Sequence[grpc.aio.ClientInterceptor]
 

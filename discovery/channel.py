@@ -15,7 +15,8 @@ from .errors import TargetError
 from .target import Target, parse
 from .tls.certificates import CertificateFiles, Credentials
 from .tls.rotation import RenewedChannel
-from .xds.runtime import Key, Lease, process
+from .xds.lease import Key, Lease
+from .xds.runtime import process
 from .xds.service_config import read_service_config
 
 Options = Sequence[tuple[str, Any]]

@@ -17,14 +17,13 @@ import sys
 import threading
 import time
 import types
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from .. import metrics
 from ..config import Config
-from ..errors import ControlPlaneError, TargetError, report
+from ..errors import ControlPlaneError, TargetError
 from ..resolving.failover import open_resolver
 from ..resolving.publisher import Publisher
 from ..resolving.threads import Guard, inside_guard, timer
@@ -33,7 +32,8 @@ from ..target import Target, parse
 from ..tls.certificates import Credentials
 from . import bootstrap
 from .control_plane import INTERFACE, ControlPlane
-from .resources import AUTHORITY, TargetResources
+from .lease import CLOSE_WAIT, FORKED, Key, Lease, Share
+from .resources import TargetResources
 from .service_config import ServiceConfig
 
 logger = logging.getLogger(__package__)
@@ -41,24 +41,8 @@ logger = logging.getLogger(__package__)
 LINGER = 60.0
 """Seconds after which the source of a forgotten channel ends."""
 
-CLOSE_WAIT = 2.0
-"""The maximum of seconds for which `Lease.close` waits until the lease was taken back."""
-
 _RETRY = 0.1
 """Seconds until a thread that could not be started is tried again, if other channels share the target."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """What channels that share a resolver have in common."""
-
-    target: Target
-    config: Config
-    credentials: Credentials | None = field(default=None, compare=False)
-    """How endpoints are health-checked; not compared, because credentials have no equality."""
-    authority: str = field(default="", compare=False)
-    """The name that certificates must carry."""
-    secure: bool = False
 
 
 @dataclass
@@ -78,57 +62,6 @@ class _Name:
     unsubscribe: Callable[[], None] = field(default=lambda: None)
 
 
-_Share = tuple[Key, ServiceConfig]
-
-
-class Lease:
-    """A share in a target. `uri` is what the channel is opened on."""
-
-    __slots__ = ("__weakref__", "_finalizer", "_process", "_share", "uri")
-
-    def __init__(self, process: "_Process", share: _Share, name: str) -> None:
-        self.uri = f"xds://{AUTHORITY}/{name}"
-        self._process = process
-        self._share = share
-        self._finalizer = weakref.finalize(self, process.forget, share)
-        self._finalizer.atexit = False
-
-    @property
-    def forked(self) -> bool:
-        """Whether this process was forked while channels were open: gRPC must not be used then."""
-        return self._process.forked
-
-    def check(self) -> None:
-        """Raises ControlPlaneError in a process that was forked while channels were open."""
-        if self._process.forked:
-            raise ControlPlaneError(_FORKED)
-
-    def release(self) -> "Future[None]":
-        """Release the share; a second time does nothing. The future is done once it was taken back. Takes no lock."""
-        done: Future[None] = Future()
-        if self._finalizer.detach() is None or self._process.forked:
-            done.set_result(None)
-        else:
-            timer.post(functools.partial(self._process.take_back, self._share, done))
-        return done
-
-    def close(self) -> None:
-        """Release the share, and wait until it was taken back, so that a fork is possible afterwards. A thread that was interrupted by
-        a finalizer or a signal handler while it had something of this library in hand does not wait."""
-        done = self.release()
-        if not inside_guard() and not timer.current:
-            try:
-                done.result(CLOSE_WAIT)
-            except TimeoutError:
-                report(logger.warning, "the last channel of a target is still being closed after %g s", CLOSE_WAIT)
-
-
-_FORKED = (
-    "this process was forked from one with open discovery channels, and gRPC cannot go on after that: "
-    "start processes with spawn, or fork before the first channel is opened, or close every channel before the fork"
-)
-
-
 _COPIES = f"_grpc_discovery_{INTERFACE}"
 """The name in sys.modules by which copies of this library in one process find each other."""
 
@@ -141,7 +74,7 @@ def _shared_plane() -> ControlPlane:
     copies = sys.modules.setdefault(_COPIES, types.ModuleType(_COPIES))
     with copies.__dict__.setdefault("lock", threading.RLock()):
         if copies.__dict__.get("forked") == os.getpid():
-            raise ControlPlaneError(_FORKED)
+            raise ControlPlaneError(FORKED)
         if copies.__dict__.get("process") != os.getpid():
             plane = ControlPlane()
             try:
@@ -164,13 +97,13 @@ class _Process:
         self._opening = threading.RLock()  # openers wait for the one that starts the control plane
         self._guard = Guard()  # guards the tables
         self._shared: dict[Key, _Shared] = {}
-        self._names: dict[_Share, _Name] = {}
-        self._forgotten: list[_Share] = []  # changed on the timer's thread only
+        self._names: dict[Share, _Name] = {}
+        self._forgotten: list[Share] = []  # changed on the timer's thread only
 
     def plane(self) -> ControlPlane:
         """The control plane, started and in the bootstrap. Raises ControlPlaneError."""
         if self.forked:
-            raise ControlPlaneError(_FORKED)
+            raise ControlPlaneError(FORKED)
         if self._plane is None:
             bootstrap.check_greenlets()
             with self._opening:
@@ -220,20 +153,20 @@ class _Process:
             except RuntimeError:
                 timer.call_at(time.monotonic() + _RETRY, functools.partial(self._start, key))
 
-    def forget(self, share: _Share) -> None:
+    def forget(self, share: Share) -> None:
         """A finalizer's part: the share is taken back after LINGER."""
         timer.post(functools.partial(self._linger, share))
 
-    def _linger(self, share: _Share) -> None:
+    def _linger(self, share: Share) -> None:
         self._forgotten.append(share)
         timer.call_at(time.monotonic() + LINGER, functools.partial(self._take_back_forgotten, share))
 
-    def _take_back_forgotten(self, share: _Share) -> None:
+    def _take_back_forgotten(self, share: Share) -> None:
         if share in self._forgotten:
             self._forgotten.remove(share)
             self.take_back(share)
 
-    def take_back(self, share: _Share, done: "Future[None] | None" = None) -> None:
+    def take_back(self, share: Share, done: "Future[None] | None" = None) -> None:
         """On the timer's thread: end what nobody has a share in any more."""
         key, _ = share
         try:
@@ -243,7 +176,7 @@ class _Process:
             if done is not None:
                 done.set_result(None)
 
-    def _end(self, key: Key, share: _Share) -> None:
+    def _end(self, key: Key, share: Share) -> None:
         with self._guard:
             shared, name = self._shared[key], self._names[share]
             shared.leases -= 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import discovery
 from discovery.wire import messages_pb2 as messages
-from discovery.xds import control_plane
+from discovery.xds import ads_stream
 
 from .peers import method, servers
 from .report import Row, row
@@ -24,17 +24,17 @@ PAUSE = 0.1
 def _acknowledgements() -> Iterator[threading.Event]:
     """Set whenever gRPC answers the control plane; the product has no such hook, so its method is wrapped here."""
     seen = threading.Event()
-    original = control_plane._Stream.subscribe
+    original = ads_stream.Stream.subscribe
 
-    def subscribe(self: control_plane._Stream, request: messages.DiscoveryRequest) -> None:
-        original(self, request)
+    def subscribe(self: ads_stream.Stream, request: messages.DiscoveryRequest) -> bool:
         seen.set()
+        return original(self, request)
 
-    control_plane._Stream.subscribe = subscribe  # type: ignore[method-assign]
+    ads_stream.Stream.subscribe = subscribe  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        control_plane._Stream.subscribe = original  # type: ignore[method-assign]
+        ads_stream.Stream.subscribe = original  # type: ignore[method-assign]
 
 
 def _endpoints(count: int, port: int) -> list[discovery.Endpoint]:
