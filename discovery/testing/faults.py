@@ -14,8 +14,9 @@ import grpc.aio
 from ..errors import TargetError
 from ..target import parse
 from ..wire import messages_pb2 as xds
-from ..xds.lease import Lease, process
+from ..xds.lease import Lease
 from ..xds.resources import TYPE_PREFIX
+from ..xds.runtime import process
 
 _FAULT = "envoy.extensions.filters.http.fault.v3.HTTPFault"
 _ACKNOWLEDGED = 10.0
