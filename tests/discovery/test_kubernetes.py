@@ -106,6 +106,19 @@ def test_the_same_addresses_under_a_new_version_are_no_change(place: Namespace, 
     watch.close()
 
 
+def test_what_the_api_server_writes_of_an_endpoint_that_is_the_same_is_not_read_again(place: Namespace, service: str) -> None:
+    """This holds only as long as it writes EndpointSlices in the form that is expected."""
+    place.slice(service, ready(A, B))
+    watch = Watch(opened(f"kubernetes:///{service}.{place.name}"))
+    watch.sees(A, B)
+    seen = []
+    for third in (C, D):
+        place.slice(service, ready(A, B, third))
+        seen.append({endpoint.address: endpoint for endpoint in watch.next().endpoints})
+    assert [seen[0][address] is seen[1][address] for address in (A, B)] == [True, True]
+    watch.close()
+
+
 def test_each_slice_has_its_own_number_for_a_named_port(place: Namespace, service: str) -> None:
     """Two versions of a pod may listen on two numbers."""
     place.slice(service, ready(A), name=f"{service}-a")

@@ -12,7 +12,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -190,6 +189,8 @@ class Kubeconfig:
             names = loaded.cert_file, loaded.key_file
             pair = [data or (Path(name).read_bytes() if name else b"") for data, name in zip(pair, names, strict=True)]
             if all(pair):
+                import tempfile  # 0.4 MB that a pod does without
+
                 with tempfile.NamedTemporaryFile() as file:  # OpenSSL reads them from a file only
                     file.write(b"\n".join(pair))
                     file.flush()

@@ -172,8 +172,8 @@ class KubernetesSource:
             if newline:
                 lines = b"".join((*pieces, whole)).split(b"\n")
                 pieces.clear()
-                if events := [json.loads(line) for line in lines if line.strip()]:
-                    yield [(event["type"], event["object"]) for event in events]
+                if events := [endpoint_slices.event(line) for line in lines if line.strip()]:
+                    yield events
             pieces.append(rest)
 
     def _snapshot(self, slices: dict[str, Slice], last: Snapshot | None) -> Snapshot:

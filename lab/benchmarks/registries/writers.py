@@ -1,5 +1,6 @@
 """Registries, as their writer sees them: `put(index, place)` returns the moment that counts; no place takes it away."""
 
+import base64
 import contextlib
 import json
 import subprocess
@@ -8,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import discovery
 from discovery.sources.etcd_client import EtcdClient
@@ -96,6 +98,21 @@ class Kubernetes:
                 return float(moment)
         return time.monotonic()
 
+    def account(self, folder: Path) -> dict[str, str]:
+        """Write what a pod finds of a ServiceAccount that may read the slices; returns a pod's variables for the API server."""
+        for what in (
+            ("serviceaccount", "bench"),
+            ("role", "bench", "--verb=get,list,watch", "--resource=endpointslices.discovery.k8s.io"),
+            ("rolebinding", "bench", "--role=bench", f"--serviceaccount={self.namespace}:bench"),
+        ):
+            kubectl("create", *what, f"--namespace={self.namespace}")
+        view = json.loads(kubectl("config", "view", "--raw", "--flatten", "--minify", "--output=json"))
+        cluster = view["clusters"][0]["cluster"]
+        (folder / "ca.crt").write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
+        (folder / "token").write_text(kubectl("create", "token", "bench", f"--namespace={self.namespace}"))
+        server = urlsplit(cluster["server"])
+        return {"KUBERNETES_SERVICE_HOST": str(server.hostname), "KUBERNETES_SERVICE_PORT": str(server.port), "KUBECONFIG": ""}
+
     def _slice(self, index: int) -> str:
         return f"bench-{self._listed[index].partition(':')[2]}-{index // 100}"
 
@@ -125,11 +142,16 @@ def etcd_server() -> Iterator[EtcdServer]:
             server.stop()
 
 
+def kubectl(*arguments: str) -> str:
+    """What it prints. Raises CalledProcessError."""
+    return subprocess.run(["kubectl", *arguments], check=True, capture_output=True, text=True).stdout
+
+
 @contextlib.contextmanager
 def namespace() -> Iterator[str]:
     name = f"bench-{uuid.uuid4().hex[:8]}"
-    subprocess.run(["kubectl", "create", "namespace", name], check=True, capture_output=True)
+    kubectl("create", "namespace", name)
     try:
         yield name
     finally:
-        subprocess.run(["kubectl", "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
+        kubectl("delete", "namespace", name, "--wait=false")
