@@ -23,13 +23,14 @@ from .serving import Controls, Served, Services
 class Backend:
     """One server in this process, started by the constructor. `address` is `host:port`; port 0 takes a free one.
 
-    It serves grpc.health.v1, and what `services` registers. Every backend serves WHO and FOLLOW besides.
+    It serves what `services` registers, besides WHO and FOLLOW, and grpc.health.v1 unless `health` is False.
     """
 
-    def __init__(self, name: str, address: str = "127.0.0.1:0", services: Services | None = None) -> None:
+    def __init__(self, name: str, address: str = "127.0.0.1:0", services: Services | None = None, *, health: bool = True) -> None:
         self.name = name
         self.address = address
         self._services = services
+        self._health = health
         self._controls = self._control()
         self._ending: threading.Thread | None = None
         self._begin()
@@ -38,7 +39,7 @@ class Backend:
         return Controls()
 
     def _begin(self) -> None:
-        self._served: Served | None = Served(self.name, self.address, self._controls, self._services)
+        self._served: Served | None = Served(self.name, self.address, self._controls, self._services, self._health)
         self._started(self._served.port)
 
     def _started(self, port: int) -> None:
@@ -95,13 +96,21 @@ class Backend:
 class BackendProcess(Backend):
     """One server in a process of its own, which can also be killed and frozen. `services` must be importable from a module."""
 
-    def __init__(self, name: str, address: str = "127.0.0.1:0", services: Services | None = None, *, wait: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str = "127.0.0.1:0",
+        services: Services | None = None,
+        *,
+        health: bool = True,
+        wait: bool = True,
+    ) -> None:
         """With `wait=False` it returns while the process is starting; `ready` waits then."""
         self._reference = _reference(services)
         self._process: subprocess.Popen[bytes] | None = None
         self._answer: BinaryIO | None = None  # the port, once it serves
         self._wait = wait
-        super().__init__(name, address, services)
+        super().__init__(name, address, services, health=health)
 
     def _control(self) -> Controls:
         self._shared = tempfile.TemporaryFile()  # noqa: SIM115, every further process needs its descriptor
@@ -111,7 +120,7 @@ class BackendProcess(Backend):
     def _begin(self) -> None:
         read, write = os.pipe()
         self._answer = open(read, "rb")  # noqa: SIM115, closed by `ready`
-        given = [self.name, self.address, self._shared.fileno(), write, self._reference]
+        given = [self.name, self.address, self._shared.fileno(), write, self._reference, self._health]
         path = [each or os.getcwd() for each in sys.path]
         try:
             self._process = subprocess.Popen(
@@ -176,24 +185,26 @@ class BackendProcess(Backend):
 
 @overload
 def backends(
-    count: int | Sequence[str] = 3, services: Services | None = None, *, processes: Literal[True] = True
+    count: int | Sequence[str] = 3, services: Services | None = None, *, health: bool = True, processes: Literal[True] = True
 ) -> contextlib.AbstractContextManager[list[BackendProcess]]: ...
 
 
 @overload
 def backends(
-    count: int | Sequence[str] = 3, services: Services | None = None, *, processes: Literal[False]
+    count: int | Sequence[str] = 3, services: Services | None = None, *, health: bool = True, processes: Literal[False]
 ) -> contextlib.AbstractContextManager[list[Backend]]: ...
 
 
 @overload
 def backends(
-    count: int | Sequence[str] = 3, services: Services | None = None, *, processes: bool
+    count: int | Sequence[str] = 3, services: Services | None = None, *, health: bool = True, processes: bool
 ) -> contextlib.AbstractContextManager[list[Backend]]: ...
 
 
 @contextlib.contextmanager
-def backends(count: int | Sequence[str] = 3, services: Services | None = None, *, processes: bool = True) -> Iterator[Any]:
+def backends(
+    count: int | Sequence[str] = 3, services: Services | None = None, *, health: bool = True, processes: bool = True
+) -> Iterator[Any]:
     """So many servers, or one for each name, ended with the block.
 
         with testing.backends(3) as servers, discovery.insecure_channel("manual:///greeter") as channel:
@@ -208,13 +219,16 @@ def backends(count: int | Sequence[str] = 3, services: Services | None = None, *
 
     By default each server is a process, which starts in about half a second; they start together. Their `services` must be a
     function of a module that the process can import. With `processes=False` they run in this process, start within milliseconds,
-    take any function, and cannot be killed or frozen. Raises RuntimeError if a server does not start.
+    take any function, and cannot be killed or frozen. `health=False` leaves out grpc.health.v1. Raises RuntimeError if a server does not start.
     """
     names = list(itertools.islice(_names(), count)) if isinstance(count, int) else list(count)
     with contextlib.ExitStack() as stack:
         started: list[Backend] = []
         for name in names:
-            started.append(BackendProcess(name, services=services, wait=False) if processes else Backend(name, services=services))
+            if processes:
+                started.append(BackendProcess(name, services=services, health=health, wait=False))
+            else:
+                started.append(Backend(name, services=services, health=health))
             stack.callback(started[-1].stop)
         for each in started:
             if isinstance(each, BackendProcess):

@@ -76,7 +76,7 @@ class Controls:
 class Served(grpc.ServerInterceptor):
     """One running grpc.Server: the test's services or Who and Follow, its health, and what `Controls` says of its calls."""
 
-    def __init__(self, name: str, address: str, controls: Controls, services: Services | None) -> None:
+    def __init__(self, name: str, address: str, controls: Controls, services: Services | None, health: bool) -> None:
         self._name = name.encode()
         self._controls = controls
         self._stopping = threading.Event()
@@ -89,16 +89,14 @@ class Served(grpc.ServerInterceptor):
             "Who": grpc.unary_unary_rpc_method_handler(lambda request, context: self._name),
             "Follow": grpc.unary_stream_rpc_method_handler(self._follow),
         }
-        health: dict[str, Any] = {
+        checks: dict[str, Any] = {
             "Check": grpc.unary_unary_rpc_method_handler(lambda request, context: self._health),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
-        self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler("test.Echo", echo),
-                grpc.method_handlers_generic_handler(_HEALTH, health),
-            )
-        )
+        handlers = [grpc.method_handlers_generic_handler("test.Echo", echo)]
+        if health:
+            handlers.append(grpc.method_handlers_generic_handler(_HEALTH, checks))
+        self._server.add_generic_rpc_handlers(handlers)
         self.port = self._server.add_insecure_port(address)
         self._server.start()
 
@@ -156,14 +154,14 @@ class Served(grpc.ServerInterceptor):
 
 def _main() -> None:
     """A backend's process: serves until its standard input ends, which it also does with the process that started it."""
-    name, address, controls, told, reference = json.loads(sys.argv[1])
+    name, address, controls, told, reference, health = json.loads(sys.argv[1])
     services: Any = None
     if reference is not None:
         module, _, path = reference.partition(":")
         services = importlib.import_module(module)
         for attribute in path.split("."):
             services = getattr(services, attribute)
-    served = Served(name, address, Controls(controls), services)
+    served = Served(name, address, Controls(controls), services, health)
     with open(told, "wb") as parent:
         parent.write(str(served.port).encode())
     if line := sys.stdin.readline():

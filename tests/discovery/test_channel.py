@@ -5,7 +5,7 @@ import gc
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import grpc
 import grpc.aio
@@ -26,6 +26,7 @@ from discovery import (
     wait_until_synced,
 )
 from discovery.channel import open_target
+from discovery.testing import Backend
 from discovery.xds import runtime
 from discovery.xds.runtime import process
 from discovery.xds.service_config import NO_RETRY
@@ -77,7 +78,7 @@ def test_the_same_in_grpc_aio(manual: Manual) -> None:
             self.calls += 1
             return await continuation(details, request)
 
-    async def run(running: dict[str, Server]) -> Counter[bytes]:
+    async def run(running: Mapping[str, Backend]) -> Counter[bytes]:
         count = Count()
         async with aio.insecure_channel(manual.target, interceptors=[count]) as channel:
             waiting = asyncio.create_task(aio.wait_until_synced(manual.target, DEADLINE))
@@ -189,10 +190,10 @@ def test_a_service_config_keeps_its_retries(manual: Manual) -> None:
             manual.set([server.address])
             call = unary(channel)
             for metadata, attempts in ((None, 4), ((NO_RETRY,), 1)):
-                server.seen = 0
+                before = server.calls
                 with pytest.raises(grpc.RpcError):
                     call(b"", timeout=DEADLINE, metadata=metadata)
-                assert server.seen == attempts
+                assert server.calls == before + attempts
     finally:
         server.stop()
 
@@ -212,10 +213,10 @@ def test_channels_with_other_retries_share_the_source_but_not_the_routes(manual:
             manual.set([server.address])
             assert len(process.statuses()) == 1
             for channel, attempts in ((retrying, 4), (plain, 1)):
-                server.seen = 0
+                before = server.calls
                 with pytest.raises(grpc.RpcError):
                     unary(channel)(b"", timeout=DEADLINE)
-                assert server.seen == attempts
+                assert server.calls == before + attempts
     finally:
         server.stop()
 
@@ -363,10 +364,10 @@ def test_a_server_that_fails_its_calls_is_taken_out_and_comes_back() -> None:
             manual.set([bad.address, *(server.address for server in running.values())])
             config = Config(outliers=Outliers(interval=0.1, min_requests=2, ejection=1.0, max_ejection=1.0))
             with insecure_channel(manual.target, config=config) as channel:
-                until(lambda: _all_well(channel, 30) and bad.seen > 0)
+                until(lambda: _all_well(channel, 30) and bad.calls > 0)
                 failing.clear()
-                seen = bad.seen
-                until(lambda: who(channel) == "bad" and bad.seen > seen)
+                calls = bad.calls
+                until(lambda: who(channel) == "bad" and bad.calls > calls)
     finally:
         bad.stop()
 

@@ -16,10 +16,11 @@ from discovery import Config, Health, Manual, insecure_channel, secure_channel, 
 from discovery.config import Backoff
 from discovery.resolving.health import LIMIT, HealthMonitor
 from discovery.snapshot import Endpoint, Snapshot, parse_authority
+from discovery.testing import WHO
 from discovery.wire import messages_pb2 as wire
 
 from .fakes import Clock
-from .servers import DEADLINE, METHOD, servers, share, unary, until
+from .servers import DEADLINE, servers, share, unary, until
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -252,7 +253,7 @@ import sys, threading
 import discovery
 target = sys.argv[1]
 channel = discovery.insecure_channel(target)
-call = channel.unary_unary("{METHOD}")
+call = channel.unary_unary("{WHO}")
 assert call(b"", timeout=20) in (b"a", b"b")
 asked = threading.Event()
 def traffic():

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import ClassVar
 
 from discovery.config import Config, Dns
+from discovery.testing import Backend
 
 from ..dns_server import Server as DnsServer
-from ..servers import Server
 from .registry import Place, Registry
 
 _NAMES = ("greeter.test.", "other.test.")
@@ -52,14 +52,14 @@ class DnsRegistry(Registry):
     def thaw(self) -> None:
         self._server.zone.silent = False
 
-    def servers(self, *names: str) -> dict[str, tuple[Server, Place]]:
+    def servers(self, *names: str) -> dict[str, tuple[Backend, Place]]:
         """On addresses of their own with one port, as pods have them."""
         for _ in range(50):
-            running: dict[str, tuple[Server, Place]] = {}
+            running: dict[str, tuple[Backend, Place]] = {}
             port = 0
             try:
                 for number, name in enumerate(names, 1):
-                    server = Server(name, f"127.0.1.{number}:{port}")
+                    server = Backend(name, f"127.0.1.{number}:{port}")
                     running[name] = server, (f"127.0.1.{number}", server.port)
                     port = server.port
             except RuntimeError:  # the port is taken on one of the addresses

@@ -10,8 +10,8 @@ from typing import ClassVar
 import pytest
 
 from discovery.config import Config, Kubernetes
+from discovery.testing import Backend
 
-from ..servers import Server
 from .registry import Place, Registry
 
 _SERVICES = ("greeter", "other")
@@ -87,12 +87,12 @@ class KubernetesRegistry(Registry):
     def thaw(self) -> None:
         self._proxy.mend()
 
-    def servers(self, *names: str) -> dict[str, tuple[Server, Place]]:
+    def servers(self, *names: str) -> dict[str, tuple[Backend, Place]]:
         """On this machine's own address: the API refuses loopback ones."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(self._api.server())
             own = probe.getsockname()[0]
-        running = {name: Server(name, f"{own}:0") for name in names}
+        running = {name: Backend(name, f"{own}:0") for name in names}
         return {name: (server, (own, server.port)) for name, server in running.items()}
 
     def close(self) -> None:

@@ -12,9 +12,10 @@ from discovery.resolving.failover import open_resolver
 from discovery.snapshot import Endpoint, Snapshot
 from discovery.status import Status
 from discovery.target import parse
+from discovery.testing import Backend
 
 from ..fakes import on_sets
-from ..servers import DEADLINE, Server, until
+from ..servers import DEADLINE, until
 
 Place = tuple[str, int]
 """Address and port."""
@@ -68,9 +69,9 @@ class Registry(abc.ABC):
     def thaw(self) -> None:
         raise NotImplementedError
 
-    def servers(self, *names: str) -> dict[str, tuple[Server, Place]]:
+    def servers(self, *names: str) -> dict[str, tuple[Backend, Place]]:
         """Real servers, at places that this registry can hold."""
-        running = {name: Server(name) for name in names}
+        running = {name: Backend(name) for name in names}
         return {name: (server, ("127.0.0.1", server.port)) for name, server in running.items()}
 
     @abc.abstractmethod
