@@ -3,7 +3,7 @@
 | target                                              | source of the endpoints                      |
 |-----------------------------------------------------|----------------------------------------------|
 | kubernetes:///service[.namespace][:port]            | EndpointSlices, watched                      |
-| etcd:///service                                     | keys under `service/`, watched               |
+| etcd:///service, etcd:////service                   | keys under `service/` or `/service/`, watched|
 | dns-poll:///name[:port]                             | A, AAAA (SRV without a port), on a timer     |
 | static:///host:port,host:port                       | the list itself                              |
 | manual:///name                                      | what the program set last                    |
@@ -185,9 +185,11 @@ def _check_port(text: str, colon: str, port: str, *, named: bool) -> None:
 
 def _named(text: str, scheme: str, rest: str) -> Target:
     name = _path(text, scheme, rest, f"{scheme}:///greeter")
-    if name.startswith("/") or name.endswith("/") or "//" in name:
+    rooted = scheme == "etcd"  # its keys may begin with '/'
+    if name.endswith("/") or "//" in name or (name.startswith("/") and not rooted):
+        where = "end" if rooted else "begin or end"
         raise TargetError(
-            f"target '{text}': the name '{name}' must not begin or end with '/' nor hold '//'; write {scheme}:///greeter"
+            f"target '{text}': the name '{name}' must not {where} with '/' nor hold '//'; write {scheme}:///greeter"
         )
     return Target(text, scheme, name)
 

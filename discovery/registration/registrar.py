@@ -3,22 +3,26 @@
 Kubernetes and DNS list pods by themselves; with them, nothing needs to be registered.
 """
 
-import ipaddress
-import json
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, Literal
 
 from ..config import Config
 from ..errors import RegistrationError, TargetError
 from ..resolving.backoff import BackoffTimer
-from ..snapshot import canonical_address, parse_authority
-from ..sources.etcd_client import EtcdClient, EtcdError
+from ..sources.etcd import encode
+from ..sources.etcd_client import Entry, EtcdClient, EtcdError, validate
 from ..target import parse
+from ..wire import messages_pb2 as wire
 
 logger = logging.getLogger(__package__)
+
+State = Literal["absent", "registered", "replaced", "closed"]
 
 
 class Registrar:
@@ -30,7 +34,20 @@ class Registrar:
     ttl: seconds after which the entry of a server that died disappears.
     config: `config.etcd` says where etcd is, `config.backoff` how long to wait after an error.
 
-    After `start`, the entry is restored whatever happens: a lost lease, a deleted key, a restarted etcd, a member that hangs.
+    After `start`, the entry is restored whatever happens: a lost lease, a deleted key, a restarted etcd, a member that hangs, a
+    process that cannot start a thread for a while. In a child process after a fork, a started registrar does nothing.
+
+    | event                                       | absent          | registered     | replaced        |
+    |---------------------------------------------|-----------------|----------------|-----------------|
+    | key missing, or attached to an older lease  | put: registered | put            | put: registered |
+    | key attached to our lease                   | registered      |                | registered      |
+    | key attached to another process's lease     | put the first   | replaced       |                 |
+    |                                             | time: registered|                |                 |
+    | lease expired                               |                 | grant, put     | grant           |
+    | error, or no answer in time                 | connect again   | absent         | absent          |
+    | close                                       | closed          | revoke: closed | revoke: closed  |
+
+    The key is read when a connection is new, when its watch reports a change by others, and whenever the lease was renewed.
     Raises TargetError for invalid arguments.
     """
 
@@ -51,78 +68,96 @@ class Registrar:
             raise TargetError(f"target '{target}' takes no registration, only etcd does; write for example etcd:///greeter")
         if not 1 <= ttl <= 3600:
             raise TargetError(f"Registrar(ttl={ttl}) must be between 1 and 3600 seconds")
-        self.address = _reachable(address)
+        self.address = address
         config = config or Config()
         told = {**(metadata or {}), **({"zone": zone} if zone else {}), **({"weight": weight} if weight != 1 else {})}
-        try:
-            # As etcd's Go package naming/endpoints writes it; Op 0 is its Add.
-            self._value = json.dumps(
-                {"Op": 0, "Addr": self.address, "Metadata": told or None},
-                separators=(",", ":"),
-                ensure_ascii=False,
-                allow_nan=False,
-            ).encode()
-        except (TypeError, ValueError) as error:
-            raise TargetError(f"Registrar(metadata=...) must hold what JSON can: {error}") from None
+        self._value = encode(address, told)
         if "/" in id:
             raise TargetError(f"Registrar(id='{id}') must not hold '/'")
         self.key = f"{parsed.name}/{id or self.address}"
         self._settings = config.etcd
         self._backoff = config.backoff
         self._ttl = ttl
-        self._lease = 0
         self._member = 0
-        self._written = False  # whether the key was ours before, so that a different one means that we were replaced
-        self._closing = threading.Event()
-        self._wake = threading.Event()
-        self._changed = threading.Condition()  # guards the two below
-        self._registered = False
-        self._last_error = "etcd has not answered yet"
-        self._thread = threading.Thread(target=self._run, name=f"discovery registrar {self.key}", daemon=True)
-        EtcdClient(self._settings, 0).close()  # detect unusable files and addresses now
+        self._lease = 0
+        self._renewed = 0.0  # when the lease was granted or renewed last
+        self._own: set[int] = set()  # leases that the key may be attached to: after a failed put, an older one of ours
+        self._written = False  # whether the key was ours before, so that a different lease means that we were replaced
+        # What follows is shared with other threads and signal handlers, without a lock: values are replaced as a whole.
+        self._status: tuple[State, str] = ("absent", "etcd has not answered yet")
+        self._thread: threading.Thread | None = None
+        self._process = 0
+        self._closing = False
+        self._events: SimpleQueue[list[Entry] | int | EtcdError | None] = SimpleQueue()
+        self._waiters: list[SimpleQueue[None]] = []
+        validate(self._settings)
 
     @property
     def registered(self) -> bool:
         """Whether the entry exists, as far as is known; false also if another process has taken over the ID."""
-        with self._changed:
-            return self._registered
+        return self._status[0] == "registered" and not self._forked
 
     @property
     def last_error(self) -> str:
         """Why the entry does not exist; empty while it does."""
-        with self._changed:
-            return self._last_error
+        return f"it belongs to process {self._process}, which has forked" if self._forked else self._status[1]
 
     def start(self) -> None:
-        """Start; called once. Returns immediately."""
-        self._thread.start()
+        """Start, unless started or closed before. Returns immediately. If no thread can be started, RuntimeError: call it again."""
+        if self._thread is None and not self._closing:
+            thread = threading.Thread(target=self._run, name=f"discovery registrar {self.key}", daemon=True)
+            self._process = os.getpid()
+            thread.start()
+            self._thread = thread
 
     def wait_until_registered(self, timeout: float) -> None:
-        """Block until the entry exists. Raises RegistrationError with the reason after `timeout` seconds."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._registered, timeout):
-                raise RegistrationError(f"'{self.key}' is not registered after {timeout:g} s: {self._last_error}")
+        """Block until the entry exists. Raises RegistrationError with the reason after `timeout` seconds, or at once if closed."""
+        self._wait_for("registered", timeout)
+        if not self.registered:
+            raise RegistrationError(f"'{self.key}' is not registered after {timeout:g} s: {self.last_error}")
 
     def close(self) -> None:
-        """Delete the entry and stop. Takes no longer than a request's timeout; if that fails, the lease expires."""
-        self._closing.set()
-        self._wake.set()
-        if self._thread.ident is not None:
-            self._thread.join(2 * self._settings.timeout)
+        """Delete the entry and stop. Takes no longer than a request's timeout; if that fails, the lease expires.
+
+        May be called from a signal handler, and twice.
+        """
+        self._closing = True
+        if self._thread is None:
+            self._status = ("closed", "it was taken away")
+        self._events.put(None)
+        if self._thread is not threading.current_thread():
+            self._wait_for("closed", 2 * self._settings.timeout)
+
+    @property
+    def _forked(self) -> bool:
+        return self._thread is not None and self._process != os.getpid()
+
+    def _wait_for(self, state: State, timeout: float) -> None:
+        # Each caller waits on a queue of its own: a condition's lock may be held by the very code that a signal has interrupted.
+        changed: SimpleQueue[None] = SimpleQueue()
+        self._waiters.append(changed)
+        end = time.monotonic() + timeout
+        try:
+            while self._status[0] not in (state, "closed") and not self._forked:
+                changed.get(timeout=max(0.0, end - time.monotonic()))
+        except Empty:
+            pass
+        finally:
+            self._waiters.remove(changed)
 
     # ---- the registrar's thread ----
 
     def _run(self) -> None:
         backoff = BackoffTimer(self._backoff)
-        while not self._closing.is_set():
+        while not self._closing:
             backoff.begin()
-            self._with_client(self._hold)
-            self._closing.wait(backoff.end())
-        if self._lease:
-            self._with_client(lambda client: client.revoke(self._lease))
-        self._note(False, "it was taken away")
+            self._attempt(self._hold)
+            self._next_event(backoff.end())
+        if self._own:
+            self._attempt(self._withdraw)
+        self._note("closed", "it was taken away")
 
-    def _with_client(self, work: Callable[[EtcdClient], None]) -> None:
+    def _attempt(self, work: Callable[[EtcdClient], None]) -> None:
         try:
             client = EtcdClient(self._settings, self._member)
             try:
@@ -130,87 +165,83 @@ class Registrar:
                 work(client)
             finally:
                 client.close()
-        except (EtcdError, TargetError) as error:  # TargetError: a certificate file has been deleted since the start
+        except Exception as error:  # not only EtcdError: gRPC, too, raises RuntimeError when it cannot start a thread
             self._member += 1
-            if str(error) != self.last_error:
-                logger.warning("registration of '%s': %s", self.key, error)
-            self._note(False, str(error))
+            known = isinstance(error, (EtcdError, TargetError))  # TargetError: a certificate file was deleted after the start
+            self._note("absent", str(error) if known else f"{type(error).__name__}: {error}")
+        self._events = SimpleQueue()  # without what the streams have left; `close` sets its flag before it uses the queue
+
+    def _next_event(self, timeout: float) -> list[Entry] | int | EtcdError | None:
+        """What a stream has delivered, or None: nothing in time, or `close`."""
+        try:
+            return None if self._closing else self._events.get(timeout=max(0.0, timeout))
+        except Empty:
+            return None
 
     def _hold(self, client: EtcdClient) -> None:
         """Keep the entry until closed. Ends with EtcdError."""
+        if time.monotonic() - self._renewed > self._ttl / 3:
+            self._lease = 0  # may be lost; if it is not, it expires without a key
         revision = self._write(client)
-        watch = client.watch(self.key.encode(), b"", revision)
-        broken: list[EtcdError] = []
-        disturbed = threading.Event()
-
-        def look() -> None:
-            try:
-                for changes in watch:
-                    if changes and changes[-1].lease != self._lease:
-                        disturbed.set()
-                        self._wake.set()
-            except EtcdError as error:
-                broken.append(error)
-                self._wake.set()
-
-        looking = threading.Thread(target=look, name=f"discovery registrar watch {self.key}", daemon=True)
-        looking.start()
-        try:
-            kept = time.monotonic()
-            while not self._closing.is_set():
-                self._wake.wait(max(0.0, kept + self._ttl / 3 - time.monotonic()))
-                self._wake.clear()
-                if broken:
-                    raise broken[0]
-                if self._closing.is_set():
-                    return
-                kept = time.monotonic()
-                if disturbed.is_set() or not client.keep_alive(self._lease):
-                    disturbed.clear()
+        client.watch(self.key.encode(), b"", revision, self._events.put)
+        renewal = client.keep_alive(self._events.put)
+        interval = min(self._ttl / 3, self._settings.keepalive)
+        sent, due, asked = 0.0, time.monotonic(), False
+        while not self._closing:
+            event = self._next_event(due - time.monotonic())
+            if isinstance(event, EtcdError):
+                raise event
+            if isinstance(event, int):
+                due, asked = sent + interval, False
+                self._renewed, self._lease = (sent, self._lease) if event > 0 else (0.0, 0)
+                self._write(client)
+            elif event:
+                if event[-1].lease != self._lease:
                     self._write(client)
-        finally:
-            watch.cancel()
+            elif asked and time.monotonic() >= due:
+                raise EtcdError(f"etcd at {client.address}: no answer within {self._settings.timeout:g} s (LeaseKeepAlive)")
+            elif time.monotonic() >= due:
+                renewal.send(wire.LeaseKeepAliveRequest(id=self._lease))
+                sent = time.monotonic()
+                due, asked = sent + self._settings.timeout, True
 
     def _write(self, client: EtcdClient) -> int:
         """Ensure a lease, and the key attached to it unless another process has taken over the key. Returns the revision."""
-        if not self._lease or not client.keep_alive(self._lease):
-            self._lease = client.grant(self._ttl)
-        revision, entries = client.range(self.key.encode())
-        if not entries or not self._written:
-            revision = client.put(self.key.encode(), self._value, self._lease)
-        elif entries[0].lease != self._lease:
+        key = self.key.encode()
+        revision, entries = client.range(key)
+        if not self._lease:
+            self._lease, self._renewed = client.grant(self._ttl), time.monotonic()
+            self._own.add(self._lease)
+        attached = entries[0].lease if entries else 0
+        if attached not in self._own and entries and self._written:
             # Keep the other entry: two processes that each restore their own would alternate forever. Its deletion wakes this one.
-            self._note(False, "another process has registered under the same id")
-            logger.warning(
-                "registration of '%s': another process has registered under the same id; waiting until its entry is gone",
-                self.key,
-            )
+            self._note("replaced", "another process has registered under the same id")
             return revision
+        if attached != self._lease:
+            try:
+                revision = client.put(key, self._value, self._lease)
+            except EtcdError as error:
+                if "lease not found" in str(error):
+                    self._lease = 0
+                raise
+        self._own = {self._lease}
         self._written = True
-        self._note(True, "")
+        self._note("registered", "")
         return revision
 
-    def _note(self, registered: bool, error: str) -> None:
-        with self._changed:
-            if registered and not self._registered:
+    def _withdraw(self, client: EtcdClient) -> None:
+        for lease in sorted(self._own, key=lambda lease: lease != self._lease):
+            with contextlib.suppress(EtcdError):
+                client.revoke(lease)
+
+    def _note(self, state: State, error: str) -> None:
+        before, self._status = self._status, (state, error)
+        for waiter in tuple(self._waiters):
+            waiter.put(None)
+        if self._closing:
+            return  # a signal may have interrupted a thread that holds a log handler's lock, and wait for this one
+        with contextlib.suppress(Exception):  # a log handler that fails
+            if state == "registered" != before[0]:
                 logger.info("registered as '%s' with %s", self.key, self.address)
-            self._registered, self._last_error = registered, error
-            self._changed.notify_all()
-
-
-def _reachable(address: str) -> str:
-    """The address itself. Raises TargetError for one that other machines cannot reach."""
-    try:
-        host, _ = parse_authority(address)
-        parsed = ipaddress.ip_address(canonical_address(host))
-    except ValueError as error:
-        raise TargetError(
-            f"the address '{address}' cannot be registered: {error}; write the IP address and port at which others reach "
-            f"this server, such as its pod's: 10.1.2.3:50051"
-        ) from None
-    if parsed.is_unspecified or parsed.is_multicast:
-        raise TargetError(
-            f"the address '{address}' cannot be registered: others cannot reach {host}; write the IP address at which they "
-            f"reach this server, such as its pod's (status.podIP of the downward API)"
-        )
-    return address
+            elif error not in ("", before[1]):
+                logger.warning("registration of '%s': %s", self.key, error)

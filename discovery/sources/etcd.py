@@ -4,16 +4,21 @@ A value is JSON with `Addr`, `host:port`, and `Metadata`, of which `zone` and `w
 name are never read.
 """
 
+import ipaddress
 import json
-import threading
-from collections.abc import Iterator
-from typing import ClassVar
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from queue import Empty as NothingArrived
+from queue import SimpleQueue
+from typing import Any, ClassVar
+
+import grpc
 
 from ..config import Config, Empty, Etcd
 from ..errors import SourceError, TargetError
-from ..snapshot import Endpoint, Snapshot, parse_authority
+from ..snapshot import Endpoint, Snapshot, canonical_address, parse_authority
 from ..target import Target
-from .etcd_client import EtcdClient, EtcdError, prefix_end
+from .etcd_client import Entry, EtcdClient, EtcdError, prefix_end, validate
 
 
 class EtcdSource:
@@ -24,36 +29,36 @@ class EtcdSource:
     registry = ""
 
     def __init__(self, target: Target, settings: Etcd) -> None:
+        validate(settings)
+        self.registry = ",".join(sorted(settings.endpoints))
         self._prefix = f"{target.name}/".encode()
         self._settings = settings
         self._member = 0
         self._closed = False
-        self._lock = threading.Lock()  # guards the two around it
         self._client: EtcdClient | None = None
-        EtcdClient(settings, 0).close()  # files and addresses that cannot be used are found now
 
     def watch(self) -> Iterator[Snapshot]:
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                client = self._client = EtcdClient(self._settings, self._member)
-            except TargetError as error:  # a certificate file has been deleted since the start
-                raise SourceError(str(error)) from None
+        if self._closed:
+            return
         try:
-            yield from self._follow(client)
-        except EtcdError as error:
+            client = EtcdClient(self._settings, self._member)
+        except TargetError as error:  # a certificate file has been deleted since the start
+            raise SourceError(str(error)) from None
+        self._client = client  # before `_closed` is read again, and `close` reads it after: one of the two closes the client
+        try:
+            if not self._closed:
+                yield from self._follow(client)
+        except EtcdError:
             self._member += 1
             if not self._closed:
-                raise SourceError(str(error)) from None
+                raise
         finally:
             client.close()
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            if self._client is not None:
-                self._client.close()
+        self._closed = True
+        if (client := self._client) is not None:
+            client.close()
 
     def _follow(self, client: EtcdClient) -> Iterator[Snapshot]:
         client.authenticate()
@@ -61,13 +66,73 @@ class EtcdSource:
         revision, entries = client.range(self._prefix, end)
         listed = {entry.key: decode(entry.key, entry.value or b"") for entry in entries}
         yield (last := _snapshot(listed, None))
-        for changes in client.watch(self._prefix, end, revision):
+        for changes in Watch(client, self._prefix, end, revision, entries):
             for change in changes:
                 if change.value is None:
                     listed.pop(change.key, None)
                 else:
                     listed[change.key] = decode(change.key, change.value)
             yield (last := _snapshot(listed, last) if changes else last)
+
+
+class Watch:
+    """What changes in a range after it was read: iterate to get the changes of one or more revisions at a time, complete
+    transactions together, or an empty list as a sign of life.
+
+    A watch that was silent for `keepalive` seconds is compared with the range: it is alive if it has delivered everything there, or
+    does so within `timeout` seconds. Otherwise it counts as failed, even if its connection is open. Ends with EtcdError. To end it
+    from another thread, close the client.
+    """
+
+    def __init__(self, client: EtcdClient, key: bytes, range_end: bytes, revision: int, entries: Iterable[Entry]) -> None:
+        self._client = client
+        self._range = key, range_end
+        self._revision = revision
+        self._keys = {entry.key for entry in entries}
+        self._arrived: SimpleQueue[list[Entry] | EtcdError] = SimpleQueue()
+        self._stream = client.watch(key, range_end, revision, self._arrived.put)
+
+    def __iter__(self) -> Iterator[list[Entry]]:
+        settings = self._client.settings
+        try:
+            while True:
+                try:
+                    changes = self._take(settings.keepalive)
+                except NothingArrived:
+                    changes = self._compare(time.monotonic() + settings.timeout)
+                for change in changes:
+                    self._revision = max(self._revision, change.revision)
+                    (self._keys.discard if change.value is None else self._keys.add)(change.key)
+                yield changes
+        finally:
+            self._stream.cancel()
+
+    def _take(self, timeout: float) -> list[Entry]:
+        """All that has arrived. Raises NothingArrived if nothing does in time."""
+        changes = self._arrived.get(timeout=max(0.0, timeout))
+        if isinstance(changes, EtcdError):
+            raise changes
+        while not self._arrived.empty():
+            more = self._arrived.get()
+            if isinstance(more, EtcdError):
+                self._arrived.put(more)  # after the changes before it
+                break
+            changes += more
+        return changes
+
+    def _compare(self, deadline: float) -> list[Entry]:
+        settings = self._client.settings
+        silent = EtcdError(f"etcd at {self._client.address} has been silent for {settings.keepalive + settings.timeout:g} s")
+        try:
+            if not self._client.changed(*self._range, self._revision, len(self._keys)):
+                return []
+        except EtcdError as error:
+            if self._arrived.empty():
+                raise silent if error.code is grpc.StatusCode.DEADLINE_EXCEEDED else error from None
+        try:
+            return self._take(deadline - time.monotonic())
+        except NothingArrived:
+            raise silent from None
 
 
 def _snapshot(listed: dict[bytes, Endpoint | str], last: Snapshot | None) -> Snapshot:
@@ -103,6 +168,31 @@ def decode(key: bytes, value: bytes) -> Endpoint | str:
         name=name,
         metadata=json.dumps(metadata, sort_keys=True) if metadata is not None else "",
     )
+
+
+def encode(address: str, metadata: Mapping[str, Any]) -> bytes:
+    """The value for a server, byte for byte as Go's package writes it.
+
+    Raises TargetError for an address that other machines cannot reach, and for metadata that JSON cannot hold.
+    """
+    try:
+        host, _ = parse_authority(address)
+        parsed = ipaddress.ip_address(canonical_address(host))
+    except ValueError as error:
+        raise TargetError(
+            f"the address '{address}' cannot be registered: {error}; write the IP address and port at which others reach "
+            f"this server, such as its pod's: 10.1.2.3:50051"
+        ) from None
+    if parsed.is_unspecified or parsed.is_multicast:
+        raise TargetError(
+            f"the address '{address}' cannot be registered: others cannot reach {host}; write the IP address at which they "
+            f"reach this server, such as its pod's (status.podIP of the downward API)"
+        )
+    content = {"Op": 0, "Addr": address, "Metadata": metadata or None}  # Op 0 is Go's Add
+    try:
+        return json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise TargetError(f"Registrar(metadata=...) must hold what JSON can: {error}") from None
 
 
 def _text(value: str) -> str:

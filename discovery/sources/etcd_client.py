@@ -1,39 +1,46 @@
 """etcd's v3 API, as far as discovery needs it, over one connection to one member: requests in, plain values or EtcdError out.
 
-Nothing is retried here, and no state is kept: after an error, the caller closes the client and opens another one, on the next member.
+After an error, the caller closes the client and opens another one, on the next member; the only request that is repeated here is one
+whose token has expired. A member may be etcd's gRPC proxy, which answers no progress request (etcd's documented sign of life; some
+versions crash at one), and drops a lease whose request stream has ended.
 """
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from ..config import Etcd
-from ..errors import CertificateError, TargetError
+from ..errors import CertificateError, SourceError, TargetError
 from ..snapshot import parse_authority
 from ..tls.certificates import CertificateFiles
+from ..wire import Stream, own_channel
 from ..wire import messages_pb2 as wire
-from ..wire import own_channel
 
 Answer = TypeVar("Answer", bound=Message)
 
 
-class EtcdError(Exception):
+class EtcdError(SourceError):
     """A request to a member failed; the text is a sentence that names the member and the reason."""
 
+    def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
-_QUESTIONS = 5
-"""How often a watch requests progress within `timeout`: a member drops the request while it is behind with that watch."""
+
+_NO_AUTHENTICATION = "authentication is not enabled"
+_NEW_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
+"""Reasons for which etcd's Go client fetches a token and asks again: it has expired, authentication was turned on, users changed."""
 
 
 class Entry(NamedTuple):
-    """A key in etcd; `value` is None if it was deleted. `lease` is 0 for none."""
+    """A key in etcd; `value` is None if it was deleted. `lease` is 0 for none. `revision` is that of its last change."""
 
     key: bytes
     value: bytes | None
     lease: int
+    revision: int
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -41,15 +48,22 @@ def prefix_end(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
+def validate(settings: Etcd) -> None:
+    """Raise TargetError for an address or a certificate file that cannot be used. Connects to nothing."""
+    tls = bool(settings.ca or settings.certificate)
+    if any([_address(endpoint, tls)[1] for endpoint in settings.endpoints]):
+        _credentials(settings)
+
+
 class EtcdClient:
-    """A connection to one member, authenticated if a user is set. Its owner closes it.
+    """A connection to one member. Its owner closes it, and calls `authenticate` first.
 
     Raises TargetError if the certificate files of the settings cannot be read.
     """
 
     def __init__(self, settings: Etcd, member: int) -> None:
         address, tls = _address(settings.endpoints[member % len(settings.endpoints)], bool(settings.ca or settings.certificate))
-        self._settings = settings
+        self.settings = settings
         self.address = address
         options = (
             ("grpc.enable_http_proxy", 0),
@@ -58,23 +72,34 @@ class EtcdClient:
             ("grpc.max_receive_message_length", -1),  # a prefix is returned in one message
         )
         self._channel = own_channel(address, _credentials(settings) if tls else None, options)
-        self._token: str | None = None
+        self._token = ""
 
     def close(self) -> None:
         """Close the connection and end whatever runs on it. May be called from another thread, and twice."""
         self._channel.close()
 
     def authenticate(self) -> None:
-        """Exchange user and password, if set, for the token of every later request."""
-        if self._settings.user:
-            request = wire.AuthenticateRequest(name=self._settings.user, password=self._settings.password)
-            self._token = self._ask("Auth/Authenticate", request, wire.AuthenticateResponse).token
+        """Exchange user and password, if set, for the token of every later request. Without authentication, none is needed."""
+        if self.settings.user:
+            request = wire.AuthenticateRequest(name=self.settings.user, password=self.settings.password)
+            self._token = ""
+            try:
+                self._token = self._ask("Auth/Authenticate", request, wire.AuthenticateResponse, again=False).token
+            except EtcdError as error:
+                if _NO_AUTHENTICATION not in str(error):
+                    raise
 
     def range(self, key: bytes, range_end: bytes = b"") -> tuple[int, list[Entry]]:
         """The revision, and every key from `key` up to `range_end`, or `key` alone. Linearizable: a member without a
         leader does not answer."""
         answer = self._ask("KV/Range", wire.RangeRequest(key=key, range_end=range_end), wire.RangeResponse)
-        return answer.header.revision, [Entry(kv.key, kv.value, kv.lease) for kv in answer.kvs]
+        return answer.header.revision, [Entry(kv.key, kv.value, kv.lease, kv.mod_revision) for kv in answer.kvs]
+
+    def changed(self, key: bytes, range_end: bytes, revision: int, count: int) -> bool:
+        """Whether a range differs from what it was at `revision`, with `count` keys. Linearizable too; keys are not returned."""
+        request = wire.RangeRequest(key=key, range_end=range_end, min_mod_revision=revision + 1, keys_only=True, limit=1)
+        answer = self._ask("KV/Range", request, wire.RangeResponse)
+        return bool(answer.kvs) or answer.count != count  # the count is that of all keys, whatever their revisions
 
     def put(self, key: bytes, value: bytes, lease: int) -> int:
         """Set a key attached to `lease`; returns the revision."""
@@ -88,35 +113,79 @@ class EtcdClient:
         """Revoke a lease, which deletes all of its keys."""
         self._ask("Lease/LeaseRevoke", wire.LeaseRevokeRequest(id=lease), wire.LeaseRevokeResponse)
 
-    def keep_alive(self, lease: int) -> bool:
-        """Renew a lease; False if it has expired."""
-        call = self._method("stream_stream", "Lease/LeaseKeepAlive", wire.LeaseKeepAliveResponse)
-        answers = call(iter([wire.LeaseKeepAliveRequest(id=lease)]), timeout=self._settings.timeout, metadata=self._metadata())
-        try:
-            return bool(next(iter(answers)).ttl > 0)
-        except (grpc.RpcError, StopIteration, ValueError) as error:
-            raise self._failed("keep a lease", error) from None
-        finally:
-            answers.cancel()
+    def keep_alive(self, deliver: Callable[[int | EtcdError], None]) -> Stream:
+        """A stream that renews the lease of each request, and delivers its TTL: 0 or less if the lease has expired."""
+        return self._stream("Lease/LeaseKeepAlive", wire.LeaseKeepAliveResponse, lambda answer: answer.ttl, deliver)
 
-    def watch(self, key: bytes, range_end: bytes, revision: int) -> "Watch":
-        """Every change from `revision` on, which must not be in the future: until it is reached, members since 3.4.25 and 3.5.8 send no
-        progress. After reading a revision, watch from that one, and its changes come again."""
-        return Watch(self, key, range_end, revision)
+    def watch(self, key: bytes, range_end: bytes, revision: int, deliver: Callable[[list[Entry] | EtcdError], None]) -> Stream:
+        """A stream of every change from `revision` on, delivered as lists of Entry. An EtcdError ends it, also if the revision was
+        compacted, which requires reading all keys again.
 
-    def _ask(self, method: str, request: Message, answer: type[Answer]) -> Answer:
-        call = self._method("unary_unary", method, answer)
+        The revision must not be in the future: until it is reached, members since 3.4.25 and 3.5.8 tell nothing. After reading a
+        revision, watch from that one, and its changes come again.
+        """
+        create = wire.WatchCreateRequest(key=key, range_end=range_end, start_revision=revision)
+        stream = self._stream("Watch/Watch", wire.WatchResponse, self._changes, deliver, many=True)
+        stream.send(wire.WatchRequest(create_request=create))
+        return stream
+
+    def _changes(self, response: wire.WatchResponse) -> list[Entry]:
+        if response.compact_revision:
+            raise EtcdError(f"etcd at {self.address}: the revision to watch from was compacted")
+        if response.canceled:
+            raise EtcdError(f"etcd at {self.address} ended the watch: {response.cancel_reason or 'no reason given'}")
+        deleted = wire.Event.DELETE
+        return [
+            Entry(event.kv.key, None if event.type == deleted else event.kv.value, event.kv.lease, event.kv.mod_revision)
+            for event in response.events
+        ]
+
+    def _ask(self, method: str, request: Message, answer: type[Answer], *, again: bool = True) -> Answer:
+        call = self._method("unary_unary", method, answer.FromString)
         try:
-            given: Answer = call(request, timeout=self._settings.timeout, metadata=self._metadata())
+            given: Answer = call(request, timeout=self.settings.timeout, metadata=self._metadata())
             return given
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed in between
-            raise self._failed(method.partition("/")[2], error) from None
+            failure = self._failed(method.partition("/")[2], error)
+        if again and self.settings.user and any(reason in str(failure) for reason in _NEW_TOKEN):
+            self.authenticate()
+            return self._ask(method, request, answer, again=False)
+        raise failure
 
-    def _method(self, kind: str, method: str, answer: type[Message]) -> Callable[..., Any]:
+    def _stream(
+        self,
+        method: str,
+        answer: type[Message],
+        read: Callable[[Any], Any],
+        deliver: Callable[[Any], None],
+        *,
+        many: bool = False,
+    ) -> Stream:
+        """Deliver what `read` makes of each answer, and at last the EtcdError that ended the stream."""
+        what = method.partition("/")[2]
+
+        def received(content: bytes) -> Message:
+            message = answer.FromString(content)
+            try:
+                deliver(read(message))
+            except EtcdError as error:
+                deliver(error)
+            return message
+
+        def ended(call: grpc.RpcError) -> None:
+            closed = call.code() is grpc.StatusCode.OK
+            deliver(EtcdError(f"etcd at {self.address} closed the stream ({what})") if closed else self._failed(what, call))
+
+        try:
+            return Stream(self._method("stream_stream", method, received), self._metadata(), ended, many=many)
+        except ValueError as error:  # the channel was closed in between
+            raise self._failed(what, error) from None
+
+    def _method(self, kind: str, method: str, deserializer: Callable[[bytes], Any]) -> Callable[..., Any]:
         multicallable: Callable[..., Any] = getattr(self._channel, kind)(
             f"/etcdserverpb.{method}",
             request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=answer.FromString,
+            response_deserializer=deserializer,
         )
         return multicallable
 
@@ -126,75 +195,8 @@ class EtcdClient:
         return (*leader, ("token", self._token)) if self._token else leader
 
     def _failed(self, what: str, error: Exception) -> EtcdError:
-        return EtcdError(f"etcd at {self.address}: {_reason(self._settings, what, error)}")
-
-
-class Watch:
-    """A stream of changes: iterate to get the changes of one or more revisions at a time, complete transactions together, or an
-    empty list as a sign of progress.
-
-    Every `keepalive` seconds, progress is requested; a member that sends nothing for `timeout` seconds after that counts as failed,
-    even if its connection is open. Ends with EtcdError, also if the revision was compacted, which requires reading all keys again.
-    """
-
-    def __init__(self, client: EtcdClient, key: bytes, range_end: bytes, revision: int) -> None:
-        self._client = client
-        self._settings = client._settings
-        self._create = wire.WatchRequest(
-            create_request=wire.WatchCreateRequest(key=key, range_end=range_end, start_revision=revision)
-        )
-        self._ended = threading.Event()
-        self._heard = threading.Event()
-        self._silent = False
-        call = client._method("stream_stream", "Watch/Watch", wire.WatchResponse)
-        try:
-            self._responses = call(self._requests(), metadata=client._metadata())
-        except ValueError as error:  # the channel was closed in the meantime
-            raise client._failed("Watch", error) from None
-
-    def __iter__(self) -> Iterator[list[Entry]]:
-        try:
-            for response in self._responses:
-                self._heard.set()
-                if response.compact_revision:
-                    raise EtcdError(f"etcd at {self._client.address}: the revision to watch from was compacted")
-                if response.canceled:
-                    raise EtcdError(
-                        f"etcd at {self._client.address} ended the watch: {response.cancel_reason or 'no reason given'}"
-                    )
-                yield [_entry(event) for event in response.events]
-            raise EtcdError(f"etcd at {self._client.address} closed the watch")
-        except (grpc.RpcError, ValueError) as error:
-            if self._silent:
-                waited = self._settings.keepalive + self._settings.timeout
-                raise EtcdError(f"etcd at {self._client.address} has been silent for {waited:g} s") from None
-            raise self._client._failed("Watch", error) from None
-        finally:
-            self.cancel()
-
-    def cancel(self) -> None:
-        """Stop the watch; the iteration raises EtcdError. May be called from another thread, and twice."""
-        self._ended.set()
-        self._responses.cancel()
-
-    def _requests(self) -> Iterator[wire.WatchRequest]:
-        yield self._create
-        progress = wire.WatchRequest(progress_request=wire.WatchProgressRequest())
-        while not self._ended.wait(self._settings.keepalive):
-            self._heard.clear()
-            for _ in range(_QUESTIONS):
-                yield progress
-                if self._heard.wait(self._settings.timeout / _QUESTIONS) or self._ended.is_set():
-                    break
-            else:
-                self._silent = True
-                self._responses.cancel()
-                return
-
-
-def _entry(event: wire.Event) -> Entry:
-    deleted = event.type == wire.Event.DELETE
-    return Entry(event.kv.key, None if deleted else event.kv.value, event.kv.lease)
+        code = error.code() if isinstance(error, grpc.RpcError) else None
+        return EtcdError(f"etcd at {self.address}: {_reason(self.settings, what, error)}", code)
 
 
 def _reason(settings: Etcd, what: str, error: Exception) -> str:

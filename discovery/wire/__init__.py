@@ -5,7 +5,8 @@ process.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -25,3 +26,50 @@ def own_channel(
     else:
         opened = inspect.unwrap(grpc.secure_channel)(address, credentials, options)
     return opened
+
+
+class Stream:
+    """A bidirectional stream with no thread but gRPC's own: one sends and waits for answers; the channel's reads them.
+
+    The next request is sent once the last is answered; with `many` answers, the first request is the only one. The requests end no
+    sooner than the stream.
+
+    method: its `response_deserializer` receives the answers: that is one change of threads less than where they are waited for.
+    ended: called with the call when it has ended. Must not block.
+
+    Raises ValueError if the channel is closed, and RuntimeError if no thread can be started.
+    """
+
+    def __init__(
+        self, method: Callable[..., Any], metadata: Sequence[tuple[str, str]], ended: Callable[[Any], None], *, many: bool = False
+    ) -> None:
+        self._requests: SimpleQueue[object] = SimpleQueue()
+        opened: SimpleQueue[Any] = SimpleQueue()
+        call = self._call = method(self._send(opened, many), metadata=metadata)
+        opened.put(call)
+
+        def over() -> None:
+            self._requests.put(None)
+            ended(call)
+
+        if not call.add_callback(over):
+            over()
+
+    def send(self, request: object) -> None:
+        """Send a request."""
+        self._requests.put(request)
+
+    def cancel(self) -> None:
+        """End the stream."""
+        self._call.cancel()
+
+    def _send(self, opened: "SimpleQueue[Any]", many: bool) -> Iterator[object]:
+        call = opened.get()
+        try:
+            while (request := self._requests.get()) is not None:
+                yield request
+                next(call)
+                while many:
+                    next(call)
+        except (grpc.RpcError, StopIteration):
+            pass  # `ended` is called
