@@ -182,9 +182,10 @@ class Registrar:
         """Keep the entry until closed. Ends with EtcdError."""
         if time.monotonic() - self._renewed > self._ttl / 3:
             self._lease = 0  # may be lost; if it is not, it expires without a key
-        revision = self._write(client)
+        revision, _ = client.range(self.key.encode())
         client.watch(self.key.encode(), b"", revision, self._events.put)
         renewal = client.keep_alive(self._events.put)
+        self._write(client)
         interval = min(self._ttl / 3, self._settings.keepalive)
         sent, due, asked = 0.0, time.monotonic(), False
         while not self._closing:
@@ -205,29 +206,28 @@ class Registrar:
                 sent = time.monotonic()
                 due, asked = sent + self._settings.timeout, True
 
-    def _write(self, client: EtcdClient) -> int:
-        """Ensure a lease, and the key attached to it unless another process has taken over the key. Returns the revision."""
-        key = self.key.encode()
-        revision, entries = client.range(key)
-        if not self._lease:
+    def _write(self, client: EtcdClient) -> None:
+        """Ensure a lease, and the key attached to it unless another process has taken over the key."""
+        _, entries = client.range(self.key.encode())
+        if granted := not self._lease:
             self._lease, self._renewed = client.grant(self._ttl), time.monotonic()
             self._own.add(self._lease)
         attached = entries[0].lease if entries else 0
-        if attached not in self._own and entries and self._written:
+        if entries and attached not in self._own and self._written:
             # Keep the other entry: two processes that each restore their own would alternate forever. Its deletion wakes this one.
             self._note("replaced", "another process has registered under the same id")
-            return revision
+            return
         if attached != self._lease:
             try:
-                revision = client.put(key, self._value, self._lease)
+                client.put(self.key.encode(), self._value, self._lease)
             except EtcdError as error:
-                if "lease not found" in str(error):
-                    self._lease = 0
-                raise
+                if granted or "lease not found" not in str(error):
+                    raise
+                self._lease = 0
+                return self._write(client)
         self._own = {self._lease}
         self._written = True
         self._note("registered", "")
-        return revision
 
     def _withdraw(self, client: EtcdClient) -> None:
         for lease in sorted(self._own, key=lambda lease: lease != self._lease):

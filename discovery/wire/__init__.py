@@ -5,6 +5,7 @@ process.
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any
@@ -35,7 +36,7 @@ class Stream:
     sooner than the stream.
 
     method: its `response_deserializer` receives the answers: that is one change of threads less than where they are waited for.
-    ended: called with the call when it has ended. Must not block.
+    ended: called with the call after it has ended, and after its last answer. Must not block.
 
     Raises ValueError if the channel is closed, and RuntimeError if no thread can be started.
     """
@@ -45,15 +46,11 @@ class Stream:
     ) -> None:
         self._requests: SimpleQueue[object] = SimpleQueue()
         opened: SimpleQueue[Any] = SimpleQueue()
-        call = self._call = method(self._send(opened, many), metadata=metadata)
-        opened.put(call)
-
-        def over() -> None:
+        _try_threads(2)
+        self._call = method(self._send(opened, ended, many), metadata=metadata)
+        opened.put(self._call)
+        if not self._call.add_callback(lambda: self._requests.put(None)):
             self._requests.put(None)
-            ended(call)
-
-        if not call.add_callback(over):
-            over()
 
     def send(self, request: object) -> None:
         """Send a request."""
@@ -63,7 +60,7 @@ class Stream:
         """End the stream."""
         self._call.cancel()
 
-    def _send(self, opened: "SimpleQueue[Any]", many: bool) -> Iterator[object]:
+    def _send(self, opened: "SimpleQueue[Any]", ended: Callable[[Any], None], many: bool) -> Iterator[object]:
         call = opened.get()
         try:
             while (request := self._requests.get()) is not None:
@@ -72,4 +69,25 @@ class Stream:
                 while many:
                     next(call)
         except (grpc.RpcError, StopIteration):
-            pass  # `ended` is called
+            pass
+        finally:  # and not in the callback, which may come before the last answer
+            ended(call)
+
+
+def _try_threads(count: int) -> None:
+    """Raise RuntimeError if so many threads cannot be started.
+
+    If gRPC cannot start the one that reads a channel, it raises too, but closing that channel, or forgetting it, then never returns.
+    """
+    end: SimpleQueue[None] = SimpleQueue()
+    threads: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.get, name="discovery wire", daemon=True)
+            thread.start()
+            threads.append(thread)
+    finally:
+        for _ in threads:
+            end.put(None)
+        for thread in threads:
+            thread.join()

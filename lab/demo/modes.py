@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 from discovery import Config, Manual
 from discovery import Dns as DnsConfig
 from discovery import Etcd as EtcdConfig
+from discovery.sources.etcd import Watch
 from discovery.sources.etcd_client import Entry, EtcdClient, EtcdError, prefix_end
 
 from ..servers import START, Server, ServerError
@@ -209,7 +210,7 @@ class Etcd:
         prefix = f"{self.target.removeprefix('etcd:///')}/".encode()
         with contextlib.suppress(EtcdError, RuntimeError):  # the demo's end
             revision, entries = self._client.range(prefix, prefix_end(prefix))
-            for changes in itertools.chain([entries], self._client.watch(prefix, prefix_end(prefix), revision + 1)):
+            for changes in itertools.chain([entries], Watch(self._client, prefix, prefix_end(prefix), revision, entries)):
                 asyncio.run_coroutine_threadsafe(self._note(prefix, changes, time.monotonic()), self._loop)
 
     async def _note(self, prefix: bytes, changes: Sequence[Entry], at: float) -> None:

@@ -94,6 +94,46 @@ class EtcdServer:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=DEADLINE).stdout
 
 
+class EtcdProxy:
+    """etcd's own gRPC proxy in front of a server, for the duration of a block."""
+
+    def __init__(self, server: EtcdServer) -> None:
+        [port] = _free_ports(1)
+        self.address = f"127.0.0.1:{port}"
+        command = [
+            shutil.which("etcd") or "etcd",
+            "grpc-proxy",
+            "start",
+            "--endpoints",
+            server.address,
+            "--listen-addr",
+            self.address,
+        ]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def __enter__(self) -> "EtcdProxy":
+        end = time.monotonic() + DEADLINE
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(_pair(self.address)):
+                return self
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                raise AssertionError(f"etcd grpc-proxy has ended with {self._process.wait(0.02)}")
+            assert time.monotonic() < end
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def settings(self, **others: str | float) -> Etcd:
+        """How to reach it."""
+        return Etcd(**{"endpoints": (self.address,), "timeout": 2.0, "keepalive": 1.0, **others})  # type: ignore[arg-type]
+
+
+def _pair(address: str) -> tuple[str, int]:
+    host, _, port = address.partition(":")
+    return host, int(port)
+
+
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 
-from discovery import Config, Etcd, Snapshot, SourceError
-from discovery.sources.etcd_client import EtcdClient, EtcdError, prefix_end
+from discovery import Config, Etcd, Registrar, Snapshot, SourceError, TargetError
+from discovery.sources import etcd_client
+from discovery.sources.etcd import Watch
+from discovery.sources.etcd_client import Entry, EtcdClient, EtcdError, prefix_end
 from discovery.sources.source import open_source
 from discovery.target import parse
+from discovery.wire import messages_pb2 as wire
 
-from .etcd_server import DEADLINE, EtcdServer
+from .etcd_server import DEADLINE, EtcdProxy, EtcdServer
 from .test_etcd_values import Watched, at
 
 trustme = pytest.importorskip("trustme", reason="the TLS tests need trustme: pip install trustme")
@@ -122,7 +125,7 @@ def test_a_watch_from_a_compacted_revision_is_an_error(server: EtcdServer, servi
     first, *_, last = (put(server, f"{service}/a", at(port)) for port in (1, 2, 3))
     server.control("compact", str(last))
     with server.client() as client, pytest.raises(EtcdError, match=f"{server.address}: the revision .* was compacted"):
-        list(islice(client.watch(f"{service}/".encode(), prefix_end(f"{service}/".encode()), first), 9))
+        list(islice(Watch(client, f"{service}/".encode(), prefix_end(f"{service}/".encode()), first, []), 9))
 
 
 def test_a_source_reads_all_again_after_a_compaction_between_get_and_watch(server: EtcdServer, service: str) -> None:
@@ -148,13 +151,81 @@ def test_a_close_between_get_and_watch_is_an_end_without_an_error(server: EtcdSe
     assert list(source.watch()) == []
 
 
-def test_a_quiet_watch_is_kept_for_as_long_as_the_member_answers(server: EtcdServer, service: str) -> None:
-    """Where nobody writes anything at all: members since 3.4.25 and 3.5.8 leave questions about a revision to come unanswered."""
-    with Watched(server.settings(keepalive=0.3, timeout=1.0), service) as watched:
+@pytest.fixture(scope="module", params=["member", "proxy"])
+def either(request: pytest.FixtureRequest, server: EtcdServer) -> Iterator[EtcdServer | EtcdProxy]:
+    """A member, or etcd's gRPC proxy in front of it, which answers no progress requests."""
+    if request.param == "member":
+        yield server
+    else:
+        with EtcdProxy(server) as proxy:
+            yield proxy
+
+
+def test_a_quiet_watch_is_kept_for_as_long_as_the_member_answers(
+    server: EtcdServer, either: EtcdServer | EtcdProxy, service: str
+) -> None:
+    """Where nobody writes anything at all, and where keys come and go, are overwritten and deleted before the question."""
+    with Watched(either.settings(keepalive=0.1), service) as watched:
         for _ in range(6):
             assert watched.seen.get(timeout=DEADLINE) == Snapshot()
-        put(server, f"{service}/a", at(1))
-        assert watched.ports() == {1}
+        for round in range(1, 4):
+            put(server, f"{service}/a", at(round))
+            put(server, f"{service}/b", at(10 + round))
+            while watched.ports() != {round, 10 + round}:
+                pass
+            server.control("del", f"{service}/b")
+            assert watched.ports() == {round}
+            for _ in range(3):
+                assert len(watched.seen.get(timeout=DEADLINE)) == 1  # type: ignore[arg-type]
+
+
+def test_a_watch_that_delivers_nothing_is_noticed_though_its_member_answers(
+    server: EtcdServer, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that the range has, and the watch does not: the member itself answers every question."""
+
+    def nothing(client: EtcdClient, response: wire.WatchResponse) -> list[Entry]:
+        return []
+
+    monkeypatch.setattr(EtcdClient, "_changes", nothing)
+    put(server, f"{service}/a", at(1))
+    for change in (["put", f"{service}/a", "x"], ["put", f"{service}/b", "x"], ["del", f"{service}/a"]):
+        with Watched(server.settings(keepalive=0.1, timeout=0.5), service) as watched:
+            watched.next()
+            server.control(*change)
+            assert watched.error() == f"etcd at {server.address} has been silent for 0.6 s"
+
+
+def test_keys_that_begin_with_a_slash_are_found(server: EtcdServer) -> None:
+    """As many programs write them; in both spellings, and not those without the slash."""
+    name = uuid.uuid4().hex
+    put(server, f"/team/{name}/a", at(1))
+    put(server, f"team/{name}/a", at(2))
+    for target in (f"etcd:////team/{name}", f"etcd:///%2Fteam/{name}"):
+        source = open_source(parse(target), Config(etcd=server.settings()))
+        assert {endpoint.port for endpoint in next(source.watch()).endpoints} == {1}
+        source.close()
+
+
+def test_a_source_opens_no_channel_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening is cheap, whatever thread does it; each member's address is looked at, and the registry's name is known."""
+    monkeypatch.setattr(etcd_client, "own_channel", None)
+    endpoints = ("etcd-1:2379", "https://etcd-0:2379")
+    source = open_source(parse("etcd:///greeter"), Config(etcd=Etcd(endpoints, user="app", password="secret")))
+    assert source.registry == "etcd-1:2379,https://etcd-0:2379"
+    Registrar("etcd:///greeter", "10.0.0.1:1", config=Config(etcd=Etcd(endpoints)))
+    with pytest.raises(TargetError, match="'etcd-2' cannot be used"):
+        open_source(parse("etcd:///greeter"), Config(etcd=Etcd((*endpoints, "etcd-2"))))
+
+
+def test_a_close_ends_a_running_watch_at_once(own: EtcdServer, service: str) -> None:
+    """From another thread, also while the member hangs and is asked whether it lives."""
+    for hanging in (False, True):
+        with Watched(own.settings(timeout=4 * DEADLINE, keepalive=0.1), service) as watched:
+            watched.next()
+            watched.seen.get(timeout=DEADLINE)
+            if hanging:  # the block's end closes the source, and waits for its thread less long than a request may take
+                own.freeze()
 
 
 @pytest.mark.parametrize(
@@ -166,11 +237,12 @@ def test_a_member_that_hangs_or_dies_is_noticed_and_the_next_is_taken(
     """In the middle of a watch, and at the start of one; the members differ, which tells who was read."""
     for port, member in enumerate((own, server), 1):
         put(member, f"{service}/a", at(port))
-    settings = Etcd((own.address, server.address), timeout=DEADLINE)
+    settings = Etcd((own.address, server.address), timeout=DEADLINE, keepalive=0.2)
     if fault == "freeze":  # only what hangs is found by impatience, which on a busy machine also finds what does not
-        settings = replace(settings, timeout=1.0, keepalive=0.2)
+        settings = replace(settings, timeout=1.0)
     with Watched(settings, service) as watched:
         assert watched.ports() == {1}
+        watched.seen.get(timeout=DEADLINE)  # a sign of life: the watch stands
         getattr(own, fault)()
         assert re.search(f"{own.address}.*{re.escape(reason)}", watched.error())
         assert watched.ports() == {2}
@@ -227,6 +299,32 @@ def test_a_token_that_died_with_the_server_is_renewed(guarded: EtcdServer) -> No
         assert watched.ports(SourceError) == {1}
         guarded.control("--user", "root:root", "put", "open/b", at(2).decode())
         assert watched.ports() == {1, 2}
+
+
+def test_a_user_is_no_error_while_authentication_is_off(own: EtcdServer) -> None:
+    """The step before it is turned on, as for etcd's Go client; after that, the watch goes on, and new ones have the rights."""
+    settings = own.settings(user="app", password="secret", keepalive=0.1)
+    with Watched(settings, "open") as watched:
+        assert watched.ports() == set()
+        put(own, "open/a", at(1))
+        assert watched.ports() == {1}
+        add_users(own, "read", "open/")
+        for _ in range(3):
+            assert len(watched.seen.get(timeout=DEADLINE)) == 1  # type: ignore[arg-type]
+        own.control("--user", "root:root", "put", "open/b", at(2).decode())
+        assert watched.ports() == {1, 2}
+    with Watched(settings, "open") as watched:
+        assert watched.ports() == {1, 2}
+
+
+def test_a_token_that_expired_is_fetched_anew(guarded: EtcdServer) -> None:
+    """While the connection stands: the next request has another one."""
+    with contextlib.closing(EtcdClient(guarded.settings(user="app", password="secret"), 0)) as client:
+        client.authenticate()
+        for _ in range(2):
+            assert len(client.range(b"open/a")[1]) == 1
+            for change in (["--user", "root:root", "auth", "disable"], ["auth", "enable"]):  # forgets all tokens
+                guarded.control(*change)
 
 
 @pytest.fixture(scope="module", params=["server only", "both"])

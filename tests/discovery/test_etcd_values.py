@@ -195,7 +195,7 @@ SCRIPTS: list[tuple[list[wire.WatchResponse], str]] = [
         "ended the watch: no leader",
     ),
     ([wire.WatchResponse(created=True, canceled=True)], "ended the watch: no reason given"),
-    ([wire.WatchResponse(created=True)], "closed the watch"),
+    ([wire.WatchResponse(created=True)], "closed the stream (Watch)"),
 ]
 
 

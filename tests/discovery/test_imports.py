@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "balancing": {"snapshot"},
     "sources": VALUES | {"tls.certificates"},
     "resolving": VALUES | {"sources", "tls.certificates", "metrics"},
-    "registration": VALUES | {"sources.etcd_client", "resolving.backoff"},
+    "registration": VALUES | {"sources.etcd", "sources.etcd_client", "resolving.backoff"},
     "tls": {"errors", "config"},
     "xds": VALUES | {"balancing", "resolving", "tls.certificates", "metrics"},
     "testing": VALUES | {"sources.etcd_client", "xds", "channel", "aio"},

@@ -1,7 +1,9 @@
 """registrar.py on a real etcd: an entry that stands for as long as its server, whatever happens to etcd."""
 
 import contextlib
+import io
 import json
+import logging
 import os
 import queue
 import shutil
@@ -10,22 +12,27 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from discovery import Backoff, Config, Etcd, Registrar, RegistrationError, insecure_channel
 from discovery.registration import registrar
-from discovery.sources.etcd_client import Entry, EtcdClient, EtcdError, Watch, prefix_end
+from discovery.sources.etcd import Watch
+from discovery.sources.etcd_client import Entry, EtcdClient, EtcdError, prefix_end
+from discovery.wire import Stream
+from discovery.wire import messages_pb2 as wire
 
 from . import test_etcd
-from .etcd_server import DEADLINE, EtcdServer
+from .etcd_server import DEADLINE, EtcdProxy, EtcdServer
 from .servers import servers, share, until
 
 pytestmark = pytest.mark.etcd
-own, server, service = test_etcd.own, test_etcd.server, test_etcd.service  # the same fixtures
+own, server, service, either = test_etcd.own, test_etcd.server, test_etcd.service, test_etcd.either  # the same fixtures
 
 Register = Callable[..., Registrar]
 FOREVER = 3600  # a lease that does not end by itself while a test runs
@@ -33,7 +40,8 @@ FOREVER = 3600  # a lease that does not end by itself while a test runs
 
 @pytest.fixture
 def register() -> Iterator[Register]:
-    """All are closed at the end, and their threads end with them."""
+    """All are closed at the end, and their threads end with them, gRPC's as well."""
+    before = set(threading.enumerate())
     made: list[Registrar] = []
 
     def build(etcd: Etcd, service: str, address: str = "10.0.0.1:1", ttl: int = FOREVER, **others: Any) -> Registrar:
@@ -45,10 +53,10 @@ def register() -> Iterator[Register]:
     yield build
     for each in made:
         each.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("discovery registrar"):
-            thread.join(DEADLINE)
-            assert not thread.is_alive(), thread.name
+    streams = [thread for thread in set(threading.enumerate()) - before if "consume_request" in thread.name]
+    for thread in streams + [thread for thread in threading.enumerate() if thread.name.startswith("discovery registrar")]:
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), thread.name
 
 
 @contextlib.contextmanager
@@ -57,8 +65,8 @@ def log(etcd: Etcd, service: str) -> Iterator[Callable[[], str]]:
     prefix = f"{service}/".encode()
     client = EtcdClient(replace(etcd, keepalive=2 * DEADLINE), 0)  # nobody reads between two calls
     client.authenticate()
-    watch = client.watch(prefix, prefix_end(prefix), client.range(prefix)[0])
-    deadline = threading.Timer(DEADLINE, watch.cancel)
+    watch = Watch(client, prefix, prefix_end(prefix), *client.range(prefix, prefix_end(prefix)))
+    deadline = threading.Timer(DEADLINE, client.close)
     deadline.start()
     told = (change.value for changes in watch for change in changes)
     yield lambda: "gone" if (value := next(told)) is None else str(json.loads(value)["Addr"])
@@ -80,27 +88,29 @@ def listed(server: EtcdServer, service: str) -> dict[str, Entry]:
 
 
 class Recorder(EtcdClient):
-    """What a registrar does with its connections, and a way to break one half of them."""
+    """The streams of a registrar, and the TTL in each answer about its lease."""
 
-    watches: list[Watch]
+    watches: list[Stream]
+    renewals: list[Stream]
     kept: queue.Queue[int]
-    failing: threading.Event
 
-    def watch(self, key: bytes, range_end: bytes, revision: int) -> Watch:
-        self.watches.append(super().watch(key, range_end, revision))
+    def watch(self, *arguments: Any) -> Stream:
+        self.watches.append(super().watch(*arguments))
         return self.watches[-1]
 
-    def keep_alive(self, lease: int) -> bool:
-        if self.failing.is_set():
-            self.failing.clear()
-            raise EtcdError("the stream broke")
-        self.kept.put(lease)
-        return super().keep_alive(lease)
+    def keep_alive(self, deliver: Callable[[int | EtcdError], None]) -> Stream:
+        def kept(answer: int | EtcdError) -> None:
+            if isinstance(answer, int):
+                self.kept.put(answer)
+            deliver(answer)
+
+        self.renewals.append(super().keep_alive(kept))
+        return self.renewals[-1]
 
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    Recorder.watches, Recorder.kept, Recorder.failing = [], queue.Queue(), threading.Event()
+    Recorder.watches, Recorder.renewals, Recorder.kept = [], [], queue.Queue()
     monkeypatch.setattr(registrar, "EtcdClient", Recorder)
 
 
@@ -126,13 +136,15 @@ def test_the_entry_is_what_go_writes_and_ends_at_close(server: EtcdServer, servi
 
 
 @pytest.mark.parametrize("harm", ["delete", "revoke"])
-def test_an_entry_that_somebody_takes_away_comes_back(server: EtcdServer, service: str, register: Register, harm: str) -> None:
-    """At once, though its lease would have been asked for only in twenty minutes."""
+def test_an_entry_that_somebody_takes_away_comes_back(
+    server: EtcdServer, either: EtcdServer | EtcdProxy, service: str, register: Register, harm: str
+) -> None:
+    """At once, by the watch, and with a lease that lives."""
     with log(server.settings(), service) as told:
-        made = register(server.settings(), service)
+        made = register(either.settings(keepalive=600.0), service)
         made.wait_until_registered(DEADLINE)
         assert told() == "10.0.0.1:1"
-        for _ in range(2):
+        for _ in range(3):
             lease = listed(server, service)[made.key].lease
             server.control(*(("del", made.key) if harm == "delete" else ("lease", "revoke", f"{lease:x}")))
             assert [told(), told()] == ["gone", "10.0.0.1:1"]
@@ -141,13 +153,16 @@ def test_an_entry_that_somebody_takes_away_comes_back(server: EtcdServer, servic
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_quiet_entry_is_kept_beyond_its_lease(server: EtcdServer, service: str, register: Register) -> None:
-    """On one watch, never written again: a quiet etcd is not a lost one."""
+def test_a_quiet_entry_is_kept_beyond_its_lease(
+    server: EtcdServer, either: EtcdServer | EtcdProxy, service: str, register: Register
+) -> None:
+    """On one watch and one lease's stream, never written again: a quiet etcd is not a lost one."""
     with log(server.settings(), service) as told:
-        made = register(server.settings(keepalive=0.3, timeout=1.0), service, ttl=1)
-        leases = {Recorder.kept.get(timeout=DEADLINE) for _ in range(9)}
-        assert (len(leases), len(Recorder.watches), made.registered) == (1, 1, True)
-        assert rest(told, server, service) == ["10.0.0.1:1"]
+        made = register(either.settings(keepalive=0.3, timeout=1.0), service, ttl=1)
+        assert all(Recorder.kept.get(timeout=DEADLINE) > 0 for _ in range(9))
+        assert (len(Recorder.renewals), len(Recorder.watches), made.registered) == (1, 1, True)
+        made.close()
+        assert [told(), told()] == ["10.0.0.1:1", "gone"]
 
 
 @pytest.mark.usefixtures("recorded")
@@ -158,9 +173,9 @@ def test_a_broken_stream_is_begun_anew(server: EtcdServer, service: str, registe
         made = register(server.settings(), service, ttl=FOREVER if half == "watch" else 1)
         made.wait_until_registered(DEADLINE)
         for count in (1, 2):
-            until(lambda: len(Recorder.watches) == count)  # noqa: B023
-            Recorder.watches[-1].cancel() if half == "watch" else Recorder.failing.set()
-        until(lambda: len(Recorder.watches) == 3)
+            until(lambda: len(Recorder.renewals) == count)  # noqa: B023
+            (Recorder.watches if half == "watch" else Recorder.renewals)[-1].cancel()
+        until(lambda: len(Recorder.renewals) == 3)
         made.wait_until_registered(DEADLINE)
         assert rest(told, server, service) == ["10.0.0.1:1"]
         server.control("del", made.key)
@@ -301,3 +316,153 @@ def test_calls_reach_whoever_is_registered(server: EtcdServer, service: str, reg
             until(lambda: set(share(channel, 20)) == {"a", "b"})
             made["a"].close()
             until(lambda: set(share(channel, 20)) == {"b"})
+
+
+def exhausted(monkeypatch: pytest.MonkeyPatch, times: int, *names: str) -> Callable[[], int]:
+    """No thread can be started, so many times, that has none of the names; returns how many times are left."""
+    left, start = [times], threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if left[0] and not self.name.startswith(names):
+            left[0] -= 1
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return lambda: left[0]
+
+
+def test_a_process_that_can_start_no_thread_registers_when_it_can(
+    server: EtcdServer, service: str, register: Register, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A limit of pids: gRPC raises RuntimeError from a request or a stream; it is told, and logged once."""
+    left = exhausted(monkeypatch, 12, "discovery registrar")
+    made = register(server.settings(), service)
+    until(lambda: "RuntimeError: can't start new thread" in made.last_error)
+    made.wait_until_registered(DEADLINE)
+    assert left() == 0
+    assert [message for message in caplog.messages if "can't start" in message] == [
+        f"registration of '{made.key}': RuntimeError: can't start new thread"
+    ]
+
+
+def test_a_start_that_fails_can_be_repeated(
+    server: EtcdServer, service: str, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves nothing behind, and a registrar that has never started can be closed."""
+    exhausted(monkeypatch, 2)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            register(server.settings(), service)
+    made = register(server.settings(), service)
+    made.wait_until_registered(DEADLINE)
+    made.start()
+    assert list(listed(server, service)) == [made.key]
+
+
+def test_a_log_handler_that_raises_does_not_end_the_registration(own: EtcdServer, service: str, register: Register) -> None:
+    """Whatever a program has installed."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("no space left on device")
+
+    handler = Broken()
+    registrar.logger.addHandler(handler)
+    try:
+        made = register(own.settings(), service)
+        for _ in range(2):
+            made.wait_until_registered(DEADLINE)
+            own.stop()
+            until(lambda: not made.registered)
+            own.start()
+        made.wait_until_registered(DEADLINE)
+    finally:
+        registrar.logger.removeHandler(handler)
+
+
+def test_what_etcd_says_cannot_break_a_log_line(register: Register, caplog: pytest.LogCaptureFixture) -> None:
+    """An error's text comes from the network: control characters are escaped, in `last_error` too."""
+
+    def refuse(request: wire.RangeRequest, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.INTERNAL, "so\n\x1b[31mred")
+
+    member = grpc.server(ThreadPoolExecutor(2))
+    handlers: dict[str, Any] = {"Range": grpc.unary_unary_rpc_method_handler(refuse)}
+    member.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("etcdserverpb.KV", handlers)])
+    address = f"127.0.0.1:{member.add_insecure_port('127.0.0.1:0')}"
+    member.start()
+    made = register(Etcd((address,)), "service")
+    until(lambda: bool(caplog.messages))
+    expected = f"etcd at {address}: so\\n\\x1b[31mred (Range)"
+    assert made.last_error == expected
+    assert f"registration of '{made.key}': {expected}" in caplog.messages
+    member.stop(None).wait(DEADLINE)
+
+
+def test_a_signal_handler_may_close(server: EtcdServer, service: str, register: Register) -> None:
+    """In the middle of a wait for the same registrar, and while the thread that it interrupts holds a log handler's lock."""
+    made = register(server.settings(), service)
+    made.wait_until_registered(DEADLINE)
+    waiting = register(Etcd(("127.0.0.1:1",)), service)
+    until(lambda: "cannot be reached" in waiting.last_error)
+    done: list[float] = []
+
+    def close(signum: int, frame: object) -> None:
+        for each in (made, waiting, made):
+            each.close()
+        done.append(len(listed(server, service)))
+
+    before = signal.signal(signal.SIGUSR1, close)
+    handler = logging.StreamHandler(io.StringIO())
+    registrar.logger.addHandler(handler)
+    try:
+        sender = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+        assert handler.lock
+        with handler.lock:
+            sender.start()
+            with pytest.raises(RegistrationError, match="it was taken away"):
+                waiting.wait_until_registered(DEADLINE)
+        sender.join()
+    finally:
+        registrar.logger.removeHandler(handler)
+        signal.signal(signal.SIGUSR1, before)
+    assert done == [0]
+
+
+def test_a_registrar_does_nothing_in_a_forked_process(server: EtcdServer, service: str) -> None:
+    """There it says so and closes at once; in the parent it goes on. One that is started only in the child works."""
+    code = """
+import os, sys
+from discovery import Config, Etcd, Registrar, RegistrationError
+config = Config(etcd=Etcd((sys.argv[2],), timeout=30.0))
+made = Registrar(sys.argv[1], "10.0.0.1:1", ttl=3600, config=config)
+early = os.fork()
+if early == 0:
+    made = Registrar(sys.argv[1], "10.0.0.1:1", id="child", config=config)
+made.start()
+made.wait_until_registered(30)
+if early == 0:
+    made.close()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(early, 0)[1]) == 7
+child = os.fork()
+if child == 0:
+    assert not made.registered and str(os.getppid()) in made.last_error
+    made.start()
+    try:
+        made.wait_until_registered(30)
+    except RegistrationError as error:
+        assert "which has forked" in str(error)
+    made.close()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert made.registered
+print("still")
+os._exit(0)
+"""
+    command = [sys.executable, "-c", code, f"etcd:///{service}", server.address]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "GRPC_ENABLE_FORK_SUPPORT": "0"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2 * DEADLINE)
+    assert ran.stdout == "still\n", ran.stderr
+    assert list(listed(server, service)) == [f"{service}/10.0.0.1:1"]
