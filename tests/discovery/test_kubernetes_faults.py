@@ -146,6 +146,25 @@ def test_any_other_error_is_raised_with_what_the_server_said(script: Script, tmp
         list(scripted(script, tmp_path).watch())
 
 
+def test_a_redirect_is_not_followed(script: Script, tmp_path: Path) -> None:
+    """The token would go to whoever it names."""
+    script.answer(b"elsewhere", status=302)
+    with pytest.raises(SourceError, match=r"answers 302: it failed \(elsewhere\)"):
+        next(scripted(script, tmp_path).watch())
+
+
+@pytest.mark.parametrize(
+    "body", [{"message": "x" * 10**6}, b"x" * 10**6, {"message": "no\x1b[2J\nforged"}], ids=["status", "text", "hostile"]
+)
+def test_what_an_answer_says_is_shortened_and_escaped(script: Script, tmp_path: Path, body: object) -> None:
+    """It goes to logs and terminals."""
+    script.answer(body, status=403)
+    with pytest.raises(SourceError, match="answers 403") as error:
+        next(scripted(script, tmp_path).watch())
+    assert len(str(error.value)) < 1000
+    assert str(error.value).isprintable()
+
+
 @pytest.mark.parametrize("bad", [b"<html>\n", b"5\n", b"[]\n", b"null\n", b'{"metadata": null}\n'], ids=repr)
 def test_an_answer_that_is_no_list_or_no_event_is_an_error(script: Script, tmp_path: Path, bad: bytes) -> None:
     """Something else answers at this address, a proxy's page for example; a set is never made of it."""

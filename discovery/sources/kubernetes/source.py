@@ -73,6 +73,9 @@ class KubernetesSource:
 
         try:
             yield from self._watch()
+        except SourceError:
+            if not self._closed:
+                raise
         except Refusal as refusal:
             if refusal.status == 410 or self._closed:
                 return
