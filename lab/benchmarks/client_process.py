@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import discovery
-from tests.discovery.dns_server import Server as DnsServer
+from discovery.testing import dns_server, etcd
 
 from .peers import servers
-from .registries.writers import Etcd, Kubernetes, etcd_server, namespace
+from .registries.writers import Etcd, Kubernetes, namespace
 from .report import Row, row
 
 STARTS = 20
@@ -122,9 +122,8 @@ def _modes(addresses: Sequence[str], port: int) -> Iterator[list[Mode]]:
     """Every mode that can be had here, on these servers; the first is the peer."""
     listed = [f"{address}:{port}" for address in addresses]
     with contextlib.ExitStack() as stack:
-        zone = DnsServer()
-        stack.callback(zone.close)
-        zone.zone.set(NAME, *(f"A {address}" for address in addresses))
+        zone = stack.enter_context(dns_server())
+        zone.records(NAME, *(f"A {address}" for address in addresses))
         found = [
             Mode("gRPC alone, ipv4: list", f"ipv4:{','.join(listed)}", plain=True),
             Mode("manual", "manual:///bench", places=listed),
@@ -134,7 +133,7 @@ def _modes(addresses: Sequence[str], port: int) -> Iterator[list[Mode]]:
             Mode("passthrough", f"passthrough:///{listed[0]}"),
         ]
         if shutil.which("etcd"):
-            server = stack.enter_context(etcd_server())
+            server = stack.enter_context(etcd())
             Etcd(server, "etcd:///bench").fill(listed)
             found.append(Mode("etcd", "etcd:///bench", etcd=[server.address]))
         if os.environ.get("KUBECONFIG") and shutil.which("kubectl"):

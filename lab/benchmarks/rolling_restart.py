@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import discovery
+from discovery.testing import etcd
 from lab.load import Client, Load, Options, Result
 from lab.project import Project
 from lab.servers import Server, places
 
-from .registries.writers import etcd_server
 from .report import Row, row
 
 ROUNDS, CALLS, RATE = 10, 10_000, 1000
@@ -44,7 +44,7 @@ def measure(project: Project, rounds: int = ROUNDS, calls: int = CALLS) -> Itera
     """A call that waits for a server counts as slow, not as failed: its deadline is 20 s."""
     yield from _rows("static", asyncio.run(_rounds(project, "", rounds, calls)))
     if shutil.which("etcd"):
-        with etcd_server() as server:
+        with etcd() as server:
             yield from _rows("etcd", asyncio.run(_rounds(project, server.address, rounds, calls)))
 
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from discovery import Config, Manual
+from discovery import Config, DiscoveryError, Manual
 from discovery import Dns as DnsConfig
 from discovery import Etcd as EtcdConfig
 from discovery.sources.etcd import Watch
 from discovery.sources.etcd_client import Entry, EtcdClient, EtcdError, prefix_end
+from discovery.testing import DnsServer, EtcdServer
 
 from ..servers import START, Server, ServerError
 from .balancer import Balancer
@@ -65,22 +66,19 @@ class _Zone:
 
     def __init__(self) -> None:
         try:
-            from tests.discovery.dns_server import Server as DnsServer
-        except ModuleNotFoundError as error:
-            raise ServerError(
-                f"this mode needs {error.name}, which is not installed: run it by `make demo`, or take --mode manual"
-            ) from None
-        self._server = DnsServer()
+            self._server = DnsServer()
+        except DiscoveryError as error:
+            raise ServerError(f"this mode does not run here: {error}; or run it by `make demo`, or take --mode manual") from None
         self.target = ""
         self.config = Config(dns=DnsConfig(refresh=REFRESH, servers=(self._server.address,)))
 
     async def publish(self, servers: Sequence[Server]) -> float:
         now = time.monotonic()
-        self._server.zone.set(NAME, *(f"A {server.address}" for server in servers))
+        self._server.records(NAME, *(f"A {server.address}" for server in servers))
         return now
 
     async def close(self) -> None:
-        self._server.close()
+        self._server.stop()
 
 
 class Dns(_Zone):
@@ -94,13 +92,13 @@ class Dns(_Zone):
         self._with_ports = _ports_differ(servers)
         self.target = f"dns-poll:///{NAME}" if self._with_ports else f"dns-poll:///{NAME}:{servers[0].port}"
         for server in servers:
-            self._server.zone.set(f"{server.name}.{NAME}", f"A {server.address}")
+            self._server.records(f"{server.name}.{NAME}", f"A {server.address}")
 
     async def publish(self, servers: Sequence[Server]) -> float:
         if not self._with_ports:
             return await super().publish(servers)
         now = time.monotonic()
-        self._server.zone.set(NAME, *(f"SRV 0 1 {server.port} {server.name}.{NAME}" for server in servers))
+        self._server.records(NAME, *(f"SRV 0 1 {server.port} {server.name}.{NAME}" for server in servers))
         return now
 
 
@@ -179,8 +177,6 @@ class Etcd:
                 "this mode needs etcd on PATH: apt-get install etcd-server, brew install etcd, or a binary from etcd's releases; "
                 "or take --mode manual"
             )
-        from tests.discovery.etcd_server import EtcdServer
-
         self._folder = tempfile.TemporaryDirectory()
         self._etcd = EtcdServer(Path(self._folder.name) / "data")
         self.target = "etcd:///greeter"
@@ -191,7 +187,7 @@ class Etcd:
     async def start(self, servers: Sequence[Server]) -> None:
         try:
             await asyncio.to_thread(self._etcd.start)
-        except (AssertionError, OSError) as error:
+        except (DiscoveryError, OSError) as error:
             raise ServerError(f"etcd does not start: {error}") from None
         for server in servers:
             server.settings |= {

@@ -1,57 +1,46 @@
 """Servers that a registry lists and a client calls, and what happens when the registry is away."""
 
 import asyncio
-import functools
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from discovery import Config, Dns, Etcd, Kubernetes
+from discovery import Config
+from discovery.testing import EtcdServer
 from lab.load import Options
 from lab.servers import Server
-from tests.discovery import cluster_api
-from tests.discovery.conformance.dns import DnsRegistry
-from tests.discovery.conformance.etcd import EtcdRegistry
-from tests.discovery.conformance.kubernetes import KubernetesRegistry
-from tests.discovery.etcd_server import EtcdServer
 
 from .catalog import Row
 from .harness import Harness
+from .proxied import DnsRegistry, EtcdRegistry, KubernetesRegistry, Place, Registry
 
 REFRESH = 1.0
 """Seconds from one question of dns-poll to the next, in the place of 5, so that a run is shorter."""
 
 
-class Listed:
+Kind = TypeVar("Kind", bound=Registry)
+
+
+class Listed(Generic[Kind]):
     """Three servers that a registry lists and a client calls, and a fourth place."""
 
-    def __init__(self, harness: Harness, registry: Any, all_four: list[Server], config: Config) -> None:
+    def __init__(self, harness: Harness, registry: Kind, all_four: list[Server]) -> None:
         self.harness = harness
         self.registry = registry
         self.servers = all_four
-        self.config = config
+        self.config: Config = registry.config
 
     @classmethod
-    async def on(cls, harness: Harness, make: Callable[[], Any], own: str = "127.0.0.1") -> "Listed":
-        """A registry of the conformance suite, listing a, b and c; no calls yet."""
-        registry = await asyncio.to_thread(make)
+    async def on(cls, harness: Harness, registry: Kind, all_four: list[Server]) -> "Listed[Kind]":
+        """A registry, listing a, b and c, which are started; no calls yet."""
         harness.at_end(registry.close)
-        if isinstance(registry, DnsRegistry):
-            all_four = harness.placed(*(f"127.0.1.{number}" for number in range(1, 5)), one_port=True)
-            registry._port = all_four[0].port  # one port for all, as pods have it
-        else:
-            all_four = harness.placed(*[own] * 4)
         await asyncio.gather(*(server.start() for server in all_four[:3]))
-        # Where it is, with the times of production but for the refresh.
-        theirs = registry.config()
-        etcd, kubernetes = Etcd(endpoints=theirs.etcd.endpoints), Kubernetes(kubeconfig=theirs.kubernetes.kubeconfig)
-        config = Config(dns=Dns(refresh=REFRESH, servers=theirs.dns.servers), etcd=etcd, kubernetes=kubernetes)
-        listed = cls(harness, registry, all_four, config)
+        listed = cls(harness, registry, all_four)
         await listed.list("a", "b", "c")
-        harness.target = registry.target()
+        harness.target = registry.target
         return listed
 
     async def list(self, *names: str) -> None:
@@ -81,36 +70,42 @@ class Listed:
         return harness.row(not harness.failed(), f"noticed after {noticed:.1f} s; over counts from the registry's return")
 
 
-async def listed_by(harness: Harness, kind: str) -> Listed:
-    if kind == "etcd":
-        return await on_etcd(harness, await etcd_member(harness))
-    if kind == "kubernetes":
-        return await on_kubernetes(harness)
-    return await Listed.on(harness, DnsRegistry)
+async def listed_by(harness: Harness, kind: str) -> Listed[Registry]:
+    """By a registry of this kind."""
+    make: dict[str, Callable[[Harness], Coroutine[None, None, Listed[Any]]]] = {
+        "dns": on_dns,
+        "etcd": on_etcd,
+        "kubernetes": on_kubernetes,
+    }
+    return await make[kind](harness)
 
 
-async def etcd_member(harness: Harness) -> EtcdServer:
+async def on_dns(harness: Harness) -> Listed[DnsRegistry]:
+    """Servers on addresses of their own, and one port for all, because A records hold none."""
+    all_four = harness.placed(*(f"127.0.1.{number}" for number in range(1, 5)), one_port=True)
+    return await Listed.on(harness, DnsRegistry(all_four[0].port, REFRESH), all_four)
+
+
+async def on_etcd(harness: Harness) -> Listed[EtcdRegistry]:
+    """An etcd of its own."""
     folder = tempfile.TemporaryDirectory()
     harness.at_end(folder.cleanup)
     server = EtcdServer(Path(folder.name) / "data")
     await asyncio.to_thread(server.start)
     harness.at_end(server.stop)
-    return server
+    return await Listed.on(harness, EtcdRegistry(server), harness.placed(*["127.0.0.1"] * 4))
 
 
-async def on_etcd(harness: Harness, server: EtcdServer) -> Listed:
-    return await Listed.on(harness, functools.partial(EtcdRegistry, server))
-
-
-async def on_kubernetes(harness: Harness) -> Listed:
+async def on_kubernetes(harness: Harness) -> Listed[KubernetesRegistry]:
     """A namespace of its own; servers on this machine's address, since the API refuses loopback ones."""
     folder = tempfile.TemporaryDirectory()
     harness.at_end(folder.cleanup)
-    own = await asyncio.to_thread(own_address, cluster_api.server())
-    return await Listed.on(harness, functools.partial(KubernetesRegistry, Path(folder.name)), own)
+    registry = await asyncio.to_thread(KubernetesRegistry, Path(folder.name))
+    own = await asyncio.to_thread(own_address, registry.upstream)
+    return await Listed.on(harness, registry, harness.placed(*[own] * 4))
 
 
-def own_address(towards: tuple[str, int]) -> str:
+def own_address(towards: Place) -> str:
     """The address under which others see this machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(towards)

@@ -13,15 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from discovery.config import Remember
+from discovery.config import Dns, Remember
 from lab.load import Options
-from tests.discovery import cluster_api
-from tests.discovery.conformance.dns import DnsRegistry
 
 from . import garbage
 from .catalog import Row, fault
 from .harness import Harness
-from .listed import Listed, etcd_member, listed_by, on_etcd, on_kubernetes
+from .listed import REFRESH, Listed, listed_by, on_dns, on_etcd, on_kubernetes
+from .proxied import EtcdRegistry, KubernetesRegistry, kubectl
 
 _PROMISE = "No call fails while it is away, though a server dies meanwhile; when it is back, what has changed is called."
 
@@ -77,45 +76,42 @@ for _kind, _name, _need in (
 @fault("DNS server sends invalid answers")
 async def dns_garbage(harness: Harness) -> Row:
     """No call fails; when its answers are valid again, what has changed is called."""
-    listed = await Listed.on(harness, DnsRegistry)
-    relay = garbage.Udp(listed.registry.config().dns.servers[0])
+    listed = await on_dns(harness)
+    relay = garbage.Udp(listed.registry.server.address)
     harness.at_end(relay.close)
     listed.config = replace(listed.config, dns=replace(listed.config.dns, servers=(relay.address,)))
     await listed.call()
     return await listed.lost(relay.spoiled.set, relay.spoiled.clear)
 
 
-async def _garbage(harness: Harness, listed: Listed, upstream: tuple[str, int]) -> Row:
+async def _garbage(harness: Harness, listed: Listed[EtcdRegistry] | Listed[KubernetesRegistry]) -> Row:
     nonsense = garbage.Tcp()
     harness.at_end(nonsense.close)
     await listed.call()
-    proxy = listed.registry._proxy
+    proxy = listed.registry.proxy
     return await listed.lost(
         functools.partial(proxy.redirect, nonsense.place),
-        functools.partial(proxy.redirect, upstream),
+        functools.partial(proxy.redirect, listed.registry.upstream),
     )
 
 
 @fault("etcd sends invalid answers", "etcd")
 async def etcd_garbage(harness: Harness) -> Row:
     """No call fails; when its answers are valid again, what has changed is called."""
-    etcd = await etcd_member(harness)
-    listed = await on_etcd(harness, etcd)
-    host, _, port = etcd.address.partition(":")
-    return await _garbage(harness, listed, (host, int(port)))
+    return await _garbage(harness, await on_etcd(harness))
 
 
 @fault("Kubernetes API sends invalid answers", "cluster")
 async def kubernetes_garbage(harness: Harness) -> Row:
     """No call fails; when its answers are valid again, what has changed is called."""
-    return await _garbage(harness, await on_kubernetes(harness), cluster_api.server())
+    return await _garbage(harness, await on_kubernetes(harness))
 
 
 @fault("etcd cut off and compacted meanwhile", "etcd")
 async def etcd_compacted(harness: Harness) -> Row:
     """No call fails; the revision to go on from is gone, so everything is read again."""
-    etcd = await etcd_member(harness)
-    listed = await on_etcd(harness, etcd)
+    listed = await on_etcd(harness)
+    etcd = listed.registry.server
     await listed.call()
 
     def back() -> None:
@@ -130,8 +126,8 @@ async def etcd_compacted(harness: Harness) -> Row:
 @fault("etcd killed and restarted", "etcd")
 async def etcd_restarted(harness: Harness) -> Row:
     """No call fails; the entries are on its disk, so all three are called on."""
-    etcd = await etcd_member(harness)
-    listed = await on_etcd(harness, etcd)
+    listed = await on_etcd(harness)
+    etcd = listed.registry.server
     await listed.call()
     harness.mark()
     await asyncio.to_thread(etcd.stop)
@@ -150,7 +146,7 @@ async def remembered(harness: Harness) -> Row:
     """A client that kept its last set starts with it: no call fails."""
     folder = tempfile.TemporaryDirectory()
     harness.at_end(folder.cleanup)
-    listed = await on_etcd(harness, await etcd_member(harness))
+    listed = await on_etcd(harness)
     listed.config = replace(listed.config, remember=Remember(folder.name))
     await listed.call()
     await harness.until(lambda: any(Path(folder.name).iterdir()), "a file")
@@ -170,8 +166,7 @@ def command(name: str) -> None:
 
 def scale_dns(replicas: int) -> None:
     """So many pods of the cluster's DNS server."""
-    kubectl = ["kubectl", "-n", "kube-system", "scale", "deployment", "coredns", f"--replicas={replicas}"]
-    subprocess.run(kubectl, check=True, capture_output=True, timeout=60)
+    kubectl("-n", "kube-system", "scale", "deployment", "coredns", f"--replicas={replicas}")
 
 
 @fault("API server stopped and started", "cluster", "disturb")
@@ -201,11 +196,11 @@ async def api_restarted(harness: Harness) -> Row:
 async def coredns_restarted(harness: Harness) -> Row:
     """No call fails while it is away, though a server dies meanwhile."""
     listed = await on_kubernetes(harness)
-    namespace = listed.registry._namespace
-    await asyncio.to_thread(namespace.service, "greeter")
-    harness.target = f"dns-poll:///_grpc._tcp.greeter.{namespace.name}.svc.cluster.local."
-    address = await asyncio.to_thread(cluster_api.service_address, "kube-system", "kube-dns")
-    listed.config = replace(listed.config, dns=replace(listed.config.dns, servers=(f"{address}:53",)))
+    await asyncio.to_thread(listed.registry.service)
+    harness.target = f"dns-poll:///_grpc._tcp.greeter.{listed.registry.namespace}.svc.cluster.local."
+    of_dns = ("-n", "kube-system", "get", "service", "kube-dns", "--output=jsonpath={.spec.clusterIP}")
+    address = await asyncio.to_thread(kubectl, *of_dns)
+    listed.config = replace(listed.config, dns=Dns(refresh=REFRESH, servers=(f"{address}:53",)))
     await listed.call()
     harness.mark()
     await asyncio.to_thread(scale_dns, 0)

@@ -20,13 +20,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import discovery
+from discovery import testing
 from discovery.target import parse
-from tests.discovery.etcd_server import EtcdServer
+from discovery.testing import EtcdServer
 
 from ..peers import servers
 from ..report import Row, row
 from .clients import RATE, Client
-from .writers import Etcd, Kubernetes, Manual, Registry, etcd_server, namespace
+from .writers import Etcd, Kubernetes, Manual, Registry, namespace
 
 SAMPLES, UPDATES, PAUSE = 100, 60, 0.15
 OUTAGE = float(os.environ.get("BENCH_OUTAGE", "60"))  # seconds
@@ -157,7 +158,7 @@ def _kubernetes_outage(registry: Kubernetes, folder: Path) -> Iterator[Row]:
 def measure() -> Iterator[Row]:
     """Registries that are not here are left out."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(etcd_server()) if shutil.which("etcd") else None
+        server = stack.enter_context(testing.etcd()) if shutil.which("etcd") else None
         here = os.environ.get("KUBECONFIG") and shutil.which("kubectl")
         kubernetes = Kubernetes(stack.enter_context(namespace())) if here else None
         registries: list[Registry] = [Manual()] if server or kubernetes else []

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import json
 import subprocess
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 import discovery
 from discovery.sources.etcd_client import EtcdClient
 from discovery.target import parse
-from tests.discovery.etcd_server import EtcdServer
+from discovery.testing import EtcdServer
 
 from .clients import Client, slices
 
@@ -129,17 +128,6 @@ class Kubernetes:
 
 
 Registry = Manual | Etcd | Kubernetes
-
-
-@contextlib.contextmanager
-def etcd_server() -> Iterator[EtcdServer]:
-    with tempfile.TemporaryDirectory() as folder:
-        server = EtcdServer(Path(folder, "data"))
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
 
 
 def kubectl(*arguments: str) -> str:
