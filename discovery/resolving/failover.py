@@ -11,7 +11,7 @@ from ..target import Target
 from ..tls.certificates import Credentials
 from .publisher import Publisher
 from .resolver import resolver_for
-from .threads import Alarm, Serial
+from .threads import Alarm, Serial, in_background
 
 PATIENCE = 2.0
 """Seconds for which a target may be out of sync before the next one is started: longer than a short restart of a registry. Also the
@@ -177,7 +177,7 @@ class Failover(Publisher):
         for choice in self._running[first:]:
             choice.unsubscribe()
             if choice.resolver is not None:
-                choice.resolver.close()
+                in_background(f"discovery closes {choice.target}", choice.resolver.close)
                 self._ended = [*(each for each in self._ended if not each.join(0)), choice.resolver]
         del self._running[first:]
 

@@ -92,14 +92,14 @@ class Resolver(Publisher):
 
     def close(self) -> None:
         self._closing.set()
-        self._source.close()
+        with self._guard:
+            self._change(state="closed")
+        self._tell()
         if self._monitor is not None:
             self._monitor.close()
         if self._cache is not None:
             self._cache.close()
-        with self._guard:
-            self._change(state="closed")
-        self._tell()
+        self._source.close()  # last, because it may be the program's own, and raise
 
     def join(self, timeout: float) -> bool:
         threads = (self._thread, self._cache.thread if self._cache is not None else None)

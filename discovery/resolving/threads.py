@@ -21,7 +21,7 @@ _held = threading.local()
 
 
 class Guard:
-    """A reentrant lock for a few assignments. Nothing slow runs, and nothing of others is called, while it is held."""
+    """A reentrant lock for a few assignments: nothing slow runs, and nothing of others is called, while it is held."""
 
     __slots__ = ("_lock",)
 
@@ -40,6 +40,21 @@ class Guard:
 def inside_guard() -> bool:
     """Whether this thread holds a Guard, or is about to: a finalizer or signal handler has interrupted it, and must not wait."""
     return bool(getattr(_held, "count", 0))
+
+
+def in_background(name: str, function: Callable[[], None]) -> None:
+    """Run a function that may take a while on a thread of its own; on this one if the system has none left."""
+
+    def run() -> None:
+        try:
+            function()
+        except Exception:
+            report(logger.exception, "%s failed", name)
+
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError:
+        run()
 
 
 class Serial:

@@ -135,7 +135,7 @@ class ControlPlane:
     def __init__(self) -> None:
         self._directory = SocketDirectory()
         self.server_uri = f"unix:{self._directory.socket}"
-        self._starting = Guard()  # held while a server is started, which openers of channels have to wait for
+        self._starting = Guard()  # the exception: held while a server is started, which openers of channels have to wait for
         self._guard = Guard()  # guards the tables
         self._served: dict[str, _Served] = {}
         self._streams: set[Stream] = set()
@@ -222,7 +222,7 @@ class ControlPlane:
             server.start()
             os.replace(path, self._directory.socket)
         except (RuntimeError, OSError) as error:
-            server.stop(None)
+            # Not stopped: without the thread that could not be started, gRPC's `stop` waits forever.
             raise ControlPlaneError(f"the control plane cannot be started on '{self.server_uri}': {error}") from None
         with self._guard:
             used = {stream.server for stream in self._streams}
@@ -245,8 +245,14 @@ class ControlPlane:
         with self._guard:
             self._streams.add(stream)
         context.add_callback(lambda: self._end(stream))
-        # If no thread can be started, the stream fails, and gRPC opens another one.
-        threading.Thread(target=self._listen, args=(stream, requests), name="discovery ADS requests", daemon=True).start()
+        listening = threading.Thread(target=self._listen, args=(stream, requests), name="discovery ADS requests", daemon=True)
+        while context.is_active():
+            try:
+                listening.start()
+                break
+            except RuntimeError as error:
+                report(logger.error, "no thread for the control plane: %s; it is tried again", error)
+                time.sleep(_RETRY)
         while stream.wait():
             with self._guard:
                 due = {name: self._served[name] for name in stream.targets if name in self._served}
@@ -284,8 +290,16 @@ class ControlPlane:
         with self._guard:
             self._streams.discard(stream)
         stream.end()
+        timer.post(self._ensure_again)
+
+    def _ensure_again(self) -> None:
+        """gRPC is about to connect again, after its stream has ended."""
         if self._served and not self._exiting:
-            timer.post(self.ensure)  # gRPC is about to connect again
+            try:
+                self.ensure()
+            except ControlPlaneError as error:
+                report(logger.error, "%s; it is tried again", error)
+                timer.call_at(time.monotonic() + 1, self._ensure_again)
 
     def _acknowledged(self, request: xds.DiscoveryRequest) -> None:
         for name in map(target_of, request.resource_names):

@@ -26,7 +26,7 @@ from ..config import Config
 from ..errors import ControlPlaneError, TargetError
 from ..resolving.failover import open_resolver
 from ..resolving.publisher import Publisher
-from ..resolving.threads import Guard, inside_guard, timer
+from ..resolving.threads import Guard, in_background, inside_guard, timer
 from ..status import Status
 from ..target import Target, parse
 from ..tls.certificates import Credentials
@@ -167,16 +167,25 @@ class _Process:
             self.take_back(share)
 
     def take_back(self, share: Share, done: "Future[None] | None" = None) -> None:
-        """On the timer's thread: end what nobody has a share in any more."""
-        key, _ = share
-        try:
-            if not self.forked:
-                self._end(key, share)
-        finally:
-            if done is not None:
-                done.set_result(None)
+        """On the timer's thread: end what nobody has a share in any more. A source may take a while to close, so it does elsewhere."""
+        ended = None if self.forked else self._without(share)
 
-    def _end(self, key: Key, share: Share) -> None:
+        def finish() -> None:
+            try:
+                if ended is not None:
+                    ended.close()
+            finally:
+                if done is not None:
+                    done.set_result(None)
+
+        if ended is not None:
+            in_background(f"discovery closes {share[0].target}", finish)
+        else:
+            finish()
+
+    def _without(self, share: Share) -> Publisher | None:
+        """Take one share back; returns the resolver that it was the last share in."""
+        key, _ = share
         with self._guard:
             shared, name = self._shared[key], self._names[share]
             shared.leases -= 1
@@ -190,10 +199,9 @@ class _Process:
             name.unsubscribe()
             if self._plane is not None:
                 self._plane.remove(name.name)
-        if not shared.leases:
-            shared.resolver.close()
         if idle and self._plane is not None:
             self._plane.idle()
+        return shared.resolver if not shared.leases else None
 
     def resolver(self, target: Target, config: Config | None) -> Publisher:
         with self._guard:
