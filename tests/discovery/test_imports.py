@@ -97,7 +97,7 @@ def test_only_relative_imports_and_known_libraries_are_used() -> None:
 
 
 def test_importing_it_needs_no_registrys_library_and_starts_nothing() -> None:
-    """Only grpcio and protobuf; a source is imported when a target asks for it."""
+    """Only grpcio and protobuf; a source is imported when a target asks for it, and OpenTelemetry's API by the program."""
     code = (
         "import sys, threading, discovery\n"
         "print(sorted({'dns', 'kubernetes', 'rich', 'dnslib', 'trustme'} & {name.split('.')[0] for name in sys.modules}), threading.active_count())"

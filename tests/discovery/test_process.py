@@ -287,6 +287,51 @@ def test_what_the_user_wrote_is_kept_whole() -> None:
     assert bootstrap.users_own(environment)
 
 
+METRICS = """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+"""
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_a_program_that_uses_opentelemetry_gets_metrics(server: Server, imported: str) -> None:
+    """Whether it sets it up before its first channel or after; the change that was sent before is among them."""
+    pytest.importorskip("opentelemetry.sdk.metrics", reason="metrics need opentelemetry-sdk: pip install opentelemetry-sdk")
+    code = """
+manual.set([address, "127.0.0.1:1"])
+discovery.wait_until_synced(manual.target, 20)
+while discovery.status(manual.target).pushes < 2:
+    time.sleep(0.01)
+found = {}
+while len(found) < 6:
+    for metric in reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics:
+        found[metric.name] = list(metric.data.data_points)
+print(*sorted(found), sum(point.count for point in found["discovery.propagation.duration"]))
+"""
+    done = run(METRICS + CALL + code if imported == "before" else CALL + METRICS + code, server.address)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [
+        "discovery.endpoints", "discovery.propagation.duration", "discovery.refusals", "discovery.restarts", "discovery.synced",
+        "discovery.updates", "2",
+    ]  # fmt: skip
+
+
+def test_a_broken_opentelemetry_is_told_once_and_costs_no_channel(server: Server) -> None:
+    """Another package may have overwritten a part of its files."""
+    code = """
+import types
+package = types.ModuleType("opentelemetry")
+package.metrics = sys.modules["opentelemetry.metrics"] = types.ModuleType("opentelemetry.metrics")
+sys.modules["opentelemetry"] = package
+"""
+    done = run(code + CALL + "discovery.insecure_channel('static:///' + address)", server.address)
+    assert done.returncode == 0
+    assert done.stderr.count("no metrics: OpenTelemetry cannot be used: AttributeError") == 1
+
+
 GREENLETS = """
 from gevent import monkey; monkey.patch_all({patched})
 import faulthandler, sys
@@ -327,6 +372,7 @@ with discovery.insecure_channel(manual.target) as channel:
 )
 def test_under_gevent_a_channel_works_or_says_what_to_do(server: Server, patched: str, init: bool, said: str) -> None:
     """Never a process that is frozen past every deadline, as gRPC without its initialization would leave it (grpc/grpc#4629)."""
+    pytest.importorskip("gevent", reason="this test needs gevent: pip install gevent")
     other = Server("b")
     try:
         done = subprocess.run(
