@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from . import terminal
-from .config import Config, Dns, Empty, Etcd, Kubernetes
+from .config import FAMILIES, Config, Dns, Empty, Etcd, Kubernetes
 from .errors import DiscoveryError, NotSyncedError, TargetError
 from .resolving.failover import open_resolver
 from .resolving.publisher import Publisher
@@ -130,7 +130,7 @@ def _config(options: argparse.Namespace) -> Config:
         zone=options.zone,
         empty=Empty.parse(options.empty) if options.empty else None,
         health="" if options.health else None,
-        dns=Dns(refresh=options.refresh, servers=tuple(options.server)),
+        dns=Dns(refresh=options.refresh, servers=tuple(options.server), family=options.family),
         etcd=_etcd(options.etcd),
         kubernetes=Kubernetes(kubeconfig=options.kubeconfig, context=options.context),
     )
@@ -179,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--zone", default="", help="the client's zone")
         command.add_argument("--empty", default="", help="the policy for an empty answer: keep, fail, hold:SECONDS")
         command.add_argument("--refresh", type=float, default=5.0, help="dns-poll: seconds between queries (5)")
+        command.add_argument("--family", choices=FAMILIES, default="any", help="dns-poll: the records to ask for (any)")
         command.add_argument(
             "--server", action="append", default=[], metavar="ADDRESS", help="dns-poll: a DNS server; may be repeated"
         )

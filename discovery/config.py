@@ -5,6 +5,9 @@ from typing import Literal
 
 from .errors import TargetError
 
+FAMILIES = ("any", "ipv4", "ipv6")
+"""The values of Dns.family."""
+
 
 @dataclass(frozen=True, slots=True)
 class Empty:
@@ -44,15 +47,20 @@ class Backoff:
 class Dns:
     """How dns-poll queries. Times in seconds.
 
-    refresh: the interval between queries.   timeout: for one query, retries and servers together.
+    refresh: the interval between look-ups.
+    timeout: for one question, retries and servers together; a look-up, its search list included, takes at most twice as long.
     servers: `host:port` or `host` of DNS servers to use in place of those in /etc/resolv.conf.
+    family: `ipv4` asks for A records only, `ipv6` for AAAA records only, `any` for both.
     """
 
     refresh: float = 5.0
     timeout: float = 3.0
     servers: tuple[str, ...] = ()
+    family: Literal["any", "ipv4", "ipv6"] = "any"
 
     def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise TargetError(f"Dns(family={self.family!r}) is unknown; write 'any', 'ipv4' or 'ipv6'")
         _check_times("Dns", refresh=self.refresh, timeout=self.timeout)
 
 

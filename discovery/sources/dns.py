@@ -2,157 +2,164 @@
 
 With a port: A and AAAA records. Without: SRV (RFC 2782), with port and weight, of the lowest priority; the addresses come from the
 same answer if the server includes them. A pod with an IPv4 and an IPv6 address counts as two endpoints: DNS does not say that they
-are one.
+are one. An address in /etc/hosts takes precedence.
 """
 
+import contextlib
 import ipaddress
 import threading
-from collections.abc import Iterator
-from typing import ClassVar
-
-import dns.exception
-import dns.name
-import dns.nameserver
-import dns.rdatatype
-import dns.resolver
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from ..config import Config, Dns, Empty
 from ..errors import SourceError, TargetError
 from ..snapshot import Endpoint, Snapshot, canonical_address, parse_authority
 from ..target import Target
 
-MINIMAL_REFRESH = 0.05
-"""The minimum of seconds between two queries, whatever the setting is."""
+if TYPE_CHECKING:
+    from .dns_lookup import Lookup, Question, Server
 
-_ADDRESS_TYPES = (dns.rdatatype.A, dns.rdatatype.AAAA)
+HOSTS = Path("/etc/hosts")
+
+MINIMAL_REFRESH = 0.05
+"""The minimum of seconds between two look-ups, whatever the setting is."""
+
+_KINDS = {"any": ("A", "AAAA"), "ipv4": ("A",), "ipv6": ("AAAA",)}
 
 
 class DnsSource:
-    """Queries, yields, waits, until closed. A name without records is an empty set; a query without an answer is an error."""
+    """Looks up, yields, waits, until closed. A name without records is an empty set; one that cannot be read is an error.
+
+    A question that fails removes nothing: if the last set came from its answer, too, the look-up is an error; otherwise the rest is
+    passed on, with a problem. A look-up in progress ends one attempt (a third of the timeout) after `close` at the latest.
+    """
 
     knows_health: ClassVar[bool] = False
     empty: ClassVar[Empty] = Empty("keep")
-    registry = ""
 
     def __init__(self, target: Target, settings: Dns) -> None:
         self._target = target
         self._settings = settings
-        self._resolver = _resolver(target, settings)
+        self._kinds = _KINDS[settings.family]
+        self._servers = [_server(target, text) for text in settings.servers]
+        self._known: frozenset[Question] = frozenset()  # what was asked for the last set that was not empty, and had records
         self._closed = threading.Event()
 
+    @property
+    def registry(self) -> str:
+        """The configured servers, or `system`."""
+        return ",".join(sorted(self._settings.servers)) or "system"
+
     def watch(self) -> Iterator[Snapshot]:
-        name, port = self._target.name, self._target.port
         while not self._closed.is_set():
-            snapshot = Snapshot.of(self._endpoints(name, int(port))) if port else self._services(name)
+            first = not self._known
+            try:
+                snapshot = self._look_up(self._target.name)
+            except SourceError:
+                if not self._closed.is_set():  # else its questions were broken off
+                    raise
             if self._closed.is_set():
                 return
             yield snapshot
-            self._closed.wait(max(MINIMAL_REFRESH, self._settings.refresh))
+            # A first set did not wait for a family that was late; the next look-up does.
+            incomplete = first and self._known and snapshot.problems
+            self._closed.wait(MINIMAL_REFRESH if incomplete else max(MINIMAL_REFRESH, self._settings.refresh))
 
     def close(self) -> None:
         self._closed.set()
 
-    def _endpoints(self, name: str, port: int) -> list[Endpoint]:
+    def _look_up(self, name: str) -> Snapshot:
+        port, label = int(self._target.port or 0), name.removesuffix(".")
+        if port:
+            with contextlib.suppress(ValueError):
+                return Snapshot.of([Endpoint(canonical_address(name), port)])
+            if fixed := _from_hosts_file({label}, self._kinds):
+                return Snapshot.of(Endpoint(address, port, name=label) for address in fixed[label])
+        lookup = self._lookup()
+        if not port:
+            return self._services(lookup, name)
+        answers = lookup.search(name, self._kinds)
+        addresses = [record.address for answer in answers.values() for record in answer]
+        problems = self._check(lookup, {question for question, answer in answers.items() if answer})
+        return Snapshot.of((Endpoint(address, port, name=label) for address in addresses), problems)
+
+    def _lookup(self) -> "Lookup":
         try:
-            return [Endpoint(canonical_address(name), port)]
-        except ValueError:
-            return [Endpoint(address, port, name=name.removesuffix(".")) for address in self._addresses(name)]
+            from .dns_lookup import Lookup  # not earlier: dnspython takes 0.1 s, which opening a channel must not
+        except ImportError as error:
+            raise SourceError(f"dnspython cannot be imported: {error}; pip install 'dnspython>=2.6'") from None
+        return Lookup(self._servers, self._settings.timeout, self._known, self._closed)
 
-    def _addresses(self, name: str) -> list[str]:
-        """Both families. If one fails, all fail: half an answer would remove endpoints that exist."""
-        answers = [self._ask(name, kind) for kind in _ADDRESS_TYPES]
-        return [record.address for answer in answers if answer is not None for record in answer.rrset or ()]
-
-    def _services(self, name: str) -> Snapshot:
-        answer = self._ask(name, dns.rdatatype.SRV)
-        records = list(answer.rrset or ()) if answer is not None else []
+    def _services(self, lookup: "Lookup", name: str) -> Snapshot:
+        answers = lookup.search(name, ("SRV",))
+        records = [record for answer in answers.values() for record in answer]
         best = min((record.priority for record in records), default=0)
-        chosen = [record for record in records if record.priority == best and record.target != dns.name.root]
-        addresses = _sent_along(answer) if answer is not None else {}
-        for host in {record.target for record in chosen} - addresses.keys():
-            addresses[host] = self._addresses(host.to_text())
-        return Snapshot.of(
-            (
-                # A weight of 0 means "hardly ever" in RFC 2782; our weights begin at 1.
-                Endpoint(address, record.port, weight=max(1, record.weight), name=record.target.to_text(omit_final_dot=True))
-                for record in chosen
-                for address in addresses[record.target]
-            ),
-            (
-                f"the SRV record of '{name}' names '{record.target}', which has no address"
-                for record in chosen
-                if not addresses[record.target]
-            ),
-        )
+        chosen = [record for record in records if record.priority == best and record.target.to_text() != "."]
+        hosts = {record.target: record.target.to_text(omit_final_dot=True) for record in chosen}
+        fixed = _from_hosts_file(set(hosts.values()), self._kinds)
+        addresses = {host: fixed[text] for host, text in hosts.items() if text in fixed}
+        addresses = lookup.additional(answers, self._kinds) | addresses
+        for (host, _), found in lookup.hosts(sorted(hosts.keys() - addresses.keys()), self._kinds).items():
+            addresses.setdefault(host, []).extend(record.address for record in found)
+        sources = {(host, _kind(address)) for host in hosts for address in addresses.get(host, ())}
+        problems = self._check(lookup, sources | answers.keys() if sources else sources)
+        missing = [host for host in hosts if not addresses.get(host) and all(host != failed for failed, _ in lookup.failed)]
+        problems += [f"the SRV record of '{name}' names '{host}', which has no address" for host in missing]
+        endpoints = [
+            Endpoint(address, record.port, weight=weight, name=hosts[record.target])
+            for record, weight in zip(chosen, _weights([record.weight for record in chosen]), strict=True)
+            for address in addresses.get(record.target, ())
+        ]
+        return Snapshot.of(endpoints, problems)
 
-    def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> dns.resolver.Answer | None:
-        """The answer, possibly without a record; None if the name does not exist."""
-        try:
-            # A name with a dot at its end is complete; others go through resolv.conf's search list.
-            return self._resolver.resolve(name, kind, raise_on_no_answer=False, search=not name.endswith("."))
-        except dns.resolver.NXDOMAIN:
-            return None
-        except (dns.exception.DNSException, OSError) as error:
-            servers = ", ".join(map(_written, self._resolver.nameservers)) or "none"
-            raise SourceError(
-                f"the {dns.rdatatype.to_text(kind)} records of '{name}' cannot be read from DNS ({servers})"
-                f" within {self._settings.timeout:g} s: {_reason(error)}"
-            ) from None
+    def _check(self, lookup: "Lookup", sources: "Collection[Question]") -> list[str]:
+        """The problem of a set whose addresses come from `sources`. Raises SourceError if it is empty because questions failed."""
+        if lookup.failed and not sources:
+            raise SourceError(lookup.failure)
+        self._known = frozenset(sources) or self._known  # an empty set is not always accepted
+        return [f"{lookup.failure}; the set goes without them (Dns(family=...) asks for one family)"] if lookup.failed else []
 
 
-def _sent_along(answer: dns.resolver.Answer) -> dict[dns.name.Name, list[str]]:
-    """The addresses of the additional section, by host. A host with fewer families than others is omitted, and queried: a server may
-    silently drop what does not fit."""
-    found: dict[dns.name.Name, dict[dns.rdatatype.RdataType, list[str]]] = {}
-    for records in answer.response.additional:
-        if records.rdtype in _ADDRESS_TYPES:
-            found.setdefault(records.name, {})[records.rdtype] = [record.address for record in records]
-    families = {kind for by_kind in found.values() for kind in by_kind}
-    whole = {host: by_kind.values() for host, by_kind in found.items() if by_kind.keys() == families}
-    return {host: [address for addresses in by_kind for address in addresses] for host, by_kind in whole.items()}
+def _from_hosts_file(names: Collection[str], kinds: Sequence[str]) -> dict[str, list[str]]:
+    """The addresses of names in the hosts file, which programs read before they ask DNS; localhost is this host (RFC 6761)."""
+    found: dict[str, list[str]] = {}
+    wanted = {name.lower(): name for name in names}
+    with contextlib.suppress(OSError):
+        for line in HOSTS.read_text(errors="replace").splitlines():
+            text, *aliases = line.partition("#")[0].split() or [""]
+            for alias in wanted.keys() & {alias.lower().removesuffix(".") for alias in aliases}:
+                with contextlib.suppress(ValueError):
+                    if _kind(address := canonical_address(text)) in kinds:
+                        found.setdefault(wanted[alias], []).append(address)
+    for name in wanted:
+        if f".{name}".endswith(".localhost"):
+            listed = [address for address in found.get(wanted[name], ()) if ipaddress.ip_address(address).is_loopback]
+            found[wanted[name]] = listed or [address for address in ("127.0.0.1", "::1") if _kind(address) in kinds]
+    return found
 
 
-def _written(server: str | dns.nameserver.Nameserver) -> str:
-    return f"{server.address}:{server.port}" if isinstance(server, dns.nameserver.Do53Nameserver) else str(server)
+def _kind(address: str) -> str:
+    return "AAAA" if ":" in address else "A"
 
 
-def _reason(error: Exception) -> str:
-    """One line, without the list of servers that dnspython repeats."""
-    if isinstance(error, dns.resolver.NoNameservers):
-        codes = {str(attempt[3]) for attempt in error.kwargs.get("errors", ())}
-        return "; ".join(sorted(codes)) or "every server failed"
-    if isinstance(error, dns.resolver.LifetimeTimeout):
-        return "no answer in time"
-    return str(error) or type(error).__name__
+def _weights(weights: Sequence[int]) -> list[int]:
+    """Weights from 1 up. In RFC 2782 a weight of 0 beside others means a very small one: here a hundredth of what 1 gets."""
+    factor = min(100.0, 65535 / max(weights)) if any(weights) and 0 in weights else 1.0
+    return [max(1, round(weight * factor)) for weight in weights]
 
 
-def _resolver(target: Target, settings: Dns) -> dns.resolver.Resolver:
-    """dnspython's, without a cache, with the configured servers or those of the system."""
+def _server(target: Target, text: str) -> "Server":
     try:
-        resolver = dns.resolver.Resolver(configure=True)
-    except dns.resolver.NoResolverConfiguration:
-        resolver = dns.resolver.Resolver(configure=False)
-        if not settings.servers:
-            raise TargetError(f"target '{target}': the system names no DNS server; name one in Dns(servers=...)") from None
-    if settings.servers:
-        resolver.nameservers = [_server(target, server) for server in settings.servers]
-    resolver.lifetime = settings.timeout
-    resolver.timeout = settings.timeout / 3  # leaves time for another attempt after a lost datagram or a server that is down
-    return resolver
-
-
-def _server(target: Target, text: str) -> dns.nameserver.Nameserver:
-    try:
-        host, port = (str(ipaddress.ip_address(text.strip("[]"))), 53)
+        return str(ipaddress.ip_address(text.strip("[]"))), 53
     except ValueError:
         try:
             host, port = parse_authority(text)
-            ipaddress.ip_address(host)
+            return str(ipaddress.ip_address(host)), port
         except ValueError:
             raise TargetError(
                 f"target '{target}': the DNS server '{text}' must be an IP address, or address:port as in 10.96.0.10:53"
             ) from None
-    return dns.nameserver.Do53Nameserver(host, port)
 
 
 def open_source(target: Target, config: Config) -> DnsSource:

@@ -9,7 +9,7 @@ from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
 
 class Zone(BaseResolver):  # type: ignore[misc]
-    """name -> lines in zone-file form. `rcode` answers all questions with an error; `silent` answers none.
+    """name -> lines in zone-file form. `rcode` answers questions with an error, or not at all (SILENT); `silent` answers none.
 
     `additional` lists the record types that are sent along with SRV records, but for the hosts and types in `dropped`; nothing
     is answered while `open` is not set.
@@ -17,13 +17,14 @@ class Zone(BaseResolver):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.records: dict[str, list[str]] = {}
-        self.rcode: dict[str, str] = {}  # record type, or * -> name of an error
+        self.rcode: dict[str, str] = {}  # record type, name, or * -> name of an error, or SILENT
         self.silent = False
         self.additional: list[str] = []
         self.dropped: set[tuple[str, str]] = set()
         self.open = threading.Event()
         self.open.set()
         self.asked = 0
+        self.questions: list[tuple[str, str]] = []
         self.answered = threading.Condition()
 
     def set(self, name: str, *lines: str) -> None:
@@ -35,11 +36,12 @@ class Zone(BaseResolver):  # type: ignore[misc]
         kind = QTYPE[request.q.qtype]
         with self.answered:
             self.asked += 1
+            self.questions.append((str(request.q.qname), kind))
             self.answered.notify_all()
         self.open.wait()
-        if self.silent:
+        code = self.rcode.get(kind) or self.rcode.get(str(request.q.qname)) or self.rcode.get("*")
+        if self.silent or code == "SILENT":
             raise TimeoutError("the zone is silent")
-        code = self.rcode.get(kind) or self.rcode.get("*")
         lines = self.records.get(str(request.q.qname), [])
         if code:
             reply.header.rcode = getattr(RCODE, code)
