@@ -113,6 +113,11 @@ class ApiServer:
         with self._changed:
             self._note("DELETED", self._slices.pop((namespace, name)), namespace)
 
+    def slices(self) -> list[dict[str, Any]]:
+        """The EndpointSlices of all namespaces."""
+        with self._changed:
+            return list(self._slices.values())
+
     def _note(self, kind: str, content: dict[str, Any], namespace: str) -> dict[str, Any]:
         self._version += 1
         metadata = {**content["metadata"], "namespace": namespace, "resourceVersion": str(self._version)}

@@ -1,11 +1,12 @@
 """A real DNS server on loopback, whose zone a test changes while it runs."""
 
-import socket
 import threading
 from typing import Any
 
 from dnslib import QTYPE, RCODE, RR
-from dnslib.server import BaseResolver, DNSLogger, DNSServer
+from dnslib.server import BaseResolver
+
+from discovery.testing import DnsServer
 
 
 class Zone(BaseResolver):  # type: ignore[misc]
@@ -62,32 +63,15 @@ class Zone(BaseResolver):  # type: ignore[misc]
                     reply.add_ar(record)
 
 
-class Server:
-    """UDP and TCP on one port of 127.0.0.1; `close` ends both."""
+class Server(DnsServer):
+    """UDP and TCP on one port of 127.0.0.1, which answer from `zone`."""
 
     def __init__(self, port: int = 0) -> None:
         self.zone = Zone()
-        self.port = port or _free_port()
-        quiet = DNSLogger(log="-request,-reply,-truncated,-error,-recv,-send,-data", logf=lambda line: None)
-        self._servers = [
-            DNSServer(self.zone, port=self.port, address="127.0.0.1", tcp=tcp, logger=quiet) for tcp in (False, True)
-        ]
-        for server in self._servers:
-            server.server.handle_error = lambda request, address: None  # a silent zone is no error worth a traceback
-            # Without the interval of its own `start_thread` every close takes up to a second.
-            threading.Thread(target=server.server.serve_forever, args=(0.01,), name="dns server", daemon=True).start()
+        super().__init__(port)
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+    def resolve(self, request: Any, handler: Any) -> Any:
+        return self.zone.resolve(request, handler)
 
     def close(self) -> None:
-        for server in self._servers:
-            server.server.shutdown()
-            server.server.server_close()
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        self.stop()

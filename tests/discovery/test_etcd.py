@@ -20,9 +20,11 @@ from discovery.sources.etcd import Watch
 from discovery.sources.etcd_client import Entry, EtcdClient, EtcdError, prefix_end
 from discovery.sources.source import open_source
 from discovery.target import parse
+from discovery.testing import EtcdServer
 from discovery.wire import messages_pb2 as wire
 
-from .etcd_server import DEADLINE, EtcdProxy, EtcdServer
+from .etcd_proxy import EtcdProxy
+from .servers import DEADLINE
 from .test_etcd_values import Watched, at
 
 trustme = pytest.importorskip("trustme", reason="the TLS tests need trustme: pip install trustme")

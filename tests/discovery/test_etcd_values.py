@@ -20,7 +20,7 @@ from discovery.sources.etcd import decode, open_source
 from discovery.target import parse
 from discovery.wire import messages_pb2 as wire
 
-from .etcd_server import DEADLINE
+from .servers import DEADLINE
 
 many = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "300")), deadline=None)
 

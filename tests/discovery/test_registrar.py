@@ -24,12 +24,13 @@ from discovery import Backoff, Config, Etcd, Registrar, RegistrationError, insec
 from discovery.registration import registrar
 from discovery.sources.etcd import Watch
 from discovery.sources.etcd_client import Entry, EtcdClient, EtcdError, prefix_end
+from discovery.testing import EtcdServer
 from discovery.wire import Stream
 from discovery.wire import messages_pb2 as wire
 
 from . import test_etcd
-from .etcd_server import DEADLINE, EtcdProxy, EtcdServer
-from .servers import servers, share, until
+from .etcd_proxy import EtcdProxy
+from .servers import DEADLINE, servers, share, until
 
 pytestmark = pytest.mark.etcd
 own, server, service, either = test_etcd.own, test_etcd.server, test_etcd.service, test_etcd.either  # the same fixtures

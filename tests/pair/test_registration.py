@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.discovery.etcd_server import EtcdServer
+from discovery.testing import EtcdServer
 
 from .processes import load_generator, refused, servers
 

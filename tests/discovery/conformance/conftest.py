@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from discovery import testing
+
 from .registry import Registry
 
-REGISTRIES = {"static": "StaticRegistry", "manual": "ManualRegistry", "dns": "DnsRegistry", "etcd": "EtcdRegistry", "kubernetes": "KubernetesRegistry", "registered": "RegisteredRegistry"}  # fmt: skip
+REGISTRIES = {"static": "StaticRegistry", "manual": "ManualRegistry", "dns": "DnsRegistry", "etcd": "EtcdRegistry", "kubernetes": "KubernetesRegistry", "api_server": "ApiServerRegistry", "registered": "RegisteredRegistry"}  # fmt: skip
 """File beside this one, and its class. A project that was made without a registry has no such file."""
 
 
@@ -35,9 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One etcd for all of its tests."""
-    from ..etcd_server import EtcdServer
-
-    server = EtcdServer(tmp_path_factory.mktemp("etcd") / "data")
+    server = testing.EtcdServer(tmp_path_factory.mktemp("etcd") / "data")
     server.start()
     yield server
     server.stop()
