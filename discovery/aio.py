@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from .channel import Options, _Call, check_credentials, open_target
+from .channel import Checked, Options, check_credentials, check_of, open_target, released_on_error
 from .config import Config
 from .status import Status
 from .target import parse
@@ -30,8 +30,8 @@ def insecure_channel(
 ) -> grpc.aio.Channel:
     """`grpc.aio.insecure_channel` for every target of discovery and every target of gRPC; see `discovery.insecure_channel`."""
     uri, prepared, lease = open_target(target, options, config, None)
-    channel = grpc.aio.insecure_channel(uri, prepared, compression, interceptors)
-    return channel if lease is None else _Channel(channel, lease)
+    arguments = _arguments(prepared, compression, interceptors)
+    return _opened(lease, lambda: grpc.aio.insecure_channel(uri, **arguments))
 
 
 def secure_channel(
@@ -45,12 +45,26 @@ def secure_channel(
 ) -> grpc.aio.Channel:
     """`grpc.aio.secure_channel` for every target of discovery and every target of gRPC; see `discovery.secure_channel`."""
     uri, prepared, lease = open_target(target, options, config, check_credentials(target, credentials))
+    arguments = _arguments(prepared, compression, interceptors)
 
     def open_with(current: grpc.ChannelCredentials) -> grpc.aio.Channel:
-        return grpc.aio.secure_channel(uri, current, prepared, compression, interceptors)
+        return grpc.aio.secure_channel(uri, current, **arguments)
 
-    channel = RenewedChannel(credentials, open_with) if isinstance(credentials, CertificateFiles) else open_with(credentials)
-    return channel if lease is None else _Channel(channel, lease)
+    if isinstance(credentials, CertificateFiles):
+        return _opened(lease, lambda: RenewedChannel(credentials, open_with))
+    return _opened(lease, lambda: open_with(credentials))
+
+
+def _arguments(options: Options, compression: grpc.Compression | None, interceptors: Interceptors | None) -> dict[str, Any]:
+    """By keyword: OpenTelemetry and Sentry add interceptors of their own so."""
+    arguments: dict[str, Any] = {"options": options, "compression": compression}
+    return arguments if interceptors is None else {**arguments, "interceptors": interceptors}
+
+
+def _opened(lease: Lease | None, open: Callable[[], grpc.aio.Channel | RenewedChannel]) -> grpc.aio.Channel:
+    with released_on_error(lease):
+        channel = open()
+    return channel if lease is None and isinstance(channel, grpc.aio.Channel) else _Channel(channel, lease)
 
 
 async def wait_until_synced(target: str, timeout: float, *, config: Config | None = None) -> None:
@@ -81,41 +95,59 @@ def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
 class _Channel(grpc.aio.Channel):
     """gRPC's own channel, plus the lease."""
 
-    def __init__(self, channel: grpc.aio.Channel, lease: Lease) -> None:
+    def __init__(self, channel: grpc.aio.Channel | RenewedChannel, lease: Lease | None) -> None:
         self._channel = channel
         self._lease = lease
+        self._check = check_of(lease)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        self._lease.check()
+        self._check()
         return self._channel.get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        self._lease.check()
+        self._check()
         await self._channel.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        self._lease.check()
+        self._check()
         await self._channel.channel_ready()
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Call(self._channel.unary_unary(*args, **kwargs), self._lease)
+        return _UnaryUnary(self._channel.unary_unary(*args, **kwargs), self._check)
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Call(self._channel.unary_stream(*args, **kwargs), self._lease)
+        return _UnaryStream(self._channel.unary_stream(*args, **kwargs), self._check)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Call(self._channel.stream_unary(*args, **kwargs), self._lease)
+        return _StreamUnary(self._channel.stream_unary(*args, **kwargs), self._check)
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Call(self._channel.stream_stream(*args, **kwargs), self._lease)
+        return _StreamStream(self._channel.stream_stream(*args, **kwargs), self._check)
 
     async def close(self, grace: float | None = None) -> None:
-        if not self._lease.forked:
+        if self._lease is None or not self._lease.forked:
             await self._channel.close(grace)
-        await asyncio.wait({asyncio.wrap_future(self._lease.release())}, timeout=CLOSE_WAIT)
+        if self._lease is not None:
+            await asyncio.wait({asyncio.wrap_future(self._lease.release())}, timeout=CLOSE_WAIT)
 
     async def __aenter__(self) -> "_Channel":
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
+
+
+class _UnaryUnary(Checked, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
+    pass
+
+
+class _UnaryStream(Checked, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
+    pass
+
+
+class _StreamUnary(Checked, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
+    pass
+
+
+class _StreamStream(Checked, grpc.aio.StreamStreamMultiCallable[Any, Any]):
+    pass

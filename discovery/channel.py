@@ -3,7 +3,8 @@
 `aio.py` is the same for grpc.aio. Both open gRPC's own channel and add only one check to the path of a call.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +38,8 @@ def insecure_channel(
     for an invalid target or option, ControlPlaneError if the control plane cannot be started.
     """
     uri, prepared, lease = open_target(target, options, config, None)
-    return wrap(grpc.insecure_channel(uri, prepared, compression), lease)
+    # By keyword: instrumentation of gRPC may take its arguments so.
+    return _opened(lease, lambda: grpc.insecure_channel(uri, options=prepared, compression=compression))
 
 
 def secure_channel(
@@ -55,13 +57,13 @@ def secure_channel(
     as `insecure_channel` does.
     """
     uri, prepared, lease = open_target(target, options, config, check_credentials(target, credentials))
+
+    def open_with(current: grpc.ChannelCredentials) -> grpc.Channel:
+        return grpc.secure_channel(uri, current, options=prepared, compression=compression)
+
     if isinstance(credentials, CertificateFiles):
-        opened: grpc.Channel = RenewedChannel(
-            credentials, lambda current: grpc.secure_channel(uri, current, prepared, compression)
-        )
-    else:
-        opened = grpc.secure_channel(uri, credentials, prepared, compression)
-    return wrap(opened, lease)
+        return _opened(lease, lambda: RenewedChannel(credentials, open_with))
+    return _opened(lease, lambda: open_with(credentials))
 
 
 def check_credentials(target: str, credentials: Credentials) -> Credentials:
@@ -114,41 +116,61 @@ def _defaults(target: Target, given: Options) -> list[tuple[str, Any]]:
     return defaults
 
 
-def wrap(channel: grpc.Channel, lease: Lease | None) -> grpc.Channel:
-    """The channel itself if gRPC resolves the target, else one that releases its lease."""
-    return channel if lease is None else _Channel(channel, lease)
+def _opened(lease: Lease | None, open: Callable[[], grpc.Channel | RenewedChannel]) -> grpc.Channel:
+    """gRPC's channel itself if gRPC resolves the target and keeps the channel, else one around it."""
+    with released_on_error(lease):
+        channel = open()
+    return channel if lease is None and isinstance(channel, grpc.Channel) else _Channel(channel, lease)
+
+
+@contextlib.contextmanager
+def released_on_error(lease: Lease | None) -> Iterator[None]:
+    """Keep nothing of a target whose channel cannot be opened."""
+    try:
+        yield
+    except BaseException:
+        if lease is not None:
+            lease.release()
+        raise
+
+
+def check_of(lease: Lease | None) -> Callable[[], None]:
+    """The one check per call: after a fork, gRPC would crash or never see a change again."""
+    return (lambda: None) if lease is None else lease.check
 
 
 class _Channel(grpc.Channel):
     """gRPC's own channel, plus the lease. A stub keeps the lease alive, as it keeps gRPC's channel alive."""
 
-    def __init__(self, channel: grpc.Channel, lease: Lease) -> None:
+    def __init__(self, channel: grpc.Channel | RenewedChannel, lease: Lease | None) -> None:
         self._channel = channel
         self._lease = lease
+        self._check = check_of(lease)
 
     def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
-        self._lease.check()
+        self._check()
         self._channel.subscribe(callback, try_to_connect)
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         self._channel.unsubscribe(callback)
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Unary(self._channel.unary_unary(*args, **kwargs), self._lease)
+        return _UnaryUnary(self._channel.unary_unary(*args, **kwargs), self._check)
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Call(self._channel.unary_stream(*args, **kwargs), self._lease)
+        return _UnaryStream(self._channel.unary_stream(*args, **kwargs), self._check)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Unary(self._channel.stream_unary(*args, **kwargs), self._lease)
+        return _StreamUnary(self._channel.stream_unary(*args, **kwargs), self._check)
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Call(self._channel.stream_stream(*args, **kwargs), self._lease)
+        return _StreamStream(self._channel.stream_stream(*args, **kwargs), self._check)
 
     def close(self) -> None:
-        if not self._lease.forked:
+        if self._lease is None or not self._lease.forked:
             self._channel.close()
-        self._lease.close()
+        if self._lease is not None:
+            self._lease.close()
 
     def __enter__(self) -> "_Channel":
         return self
@@ -157,29 +179,42 @@ class _Channel(grpc.Channel):
         self.close()
 
 
-class _Call:
-    """A method of a stub. The one check per call: after a fork, gRPC would crash or never see a change again."""
+class Checked:
+    """A method of a stub, with a check before every call."""
 
-    __slots__ = ("_inner", "_lease")
-
-    def __init__(self, inner: Any, lease: Lease) -> None:
-        self._inner = inner
-        self._lease = lease
+    def __init__(self, method: Any, check: Callable[[], None]) -> None:
+        self._method = method
+        self._check = check
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._lease.check()
-        return self._inner(*args, **kwargs)
+        self._check()
+        return self._method(*args, **kwargs)
 
 
-class _Unary(_Call):
-    """A method with one answer."""
-
-    __slots__ = ()
+class _CheckedUnary(Checked):
+    """One with one answer."""
 
     def with_call(self, *args: Any, **kwargs: Any) -> Any:
-        self._lease.check()
-        return self._inner.with_call(*args, **kwargs)
+        self._check()
+        return self._method.with_call(*args, **kwargs)
 
     def future(self, *args: Any, **kwargs: Any) -> Any:
-        self._lease.check()
-        return self._inner.future(*args, **kwargs)
+        self._check()
+        return self._method.future(*args, **kwargs)
+
+
+# Libraries such as google-api-core choose by isinstance. Not generic at run time.
+class _UnaryUnary(_CheckedUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    pass
+
+
+class _UnaryStream(Checked, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    pass
+
+
+class _StreamUnary(_CheckedUnary, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    pass
+
+
+class _StreamStream(Checked, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    pass

@@ -7,15 +7,18 @@ files (`grpc.ssl_channel_credentials` takes bytes, once), so they are watched he
 import contextlib
 import logging
 import os
-import ssl
+import queue
 import threading
+import time
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from ..errors import CertificateError
+from ..errors import CertificateError, report
+from .pem import Pem, PemFiles
 
 logger = logging.getLogger(__package__)
 
@@ -23,12 +26,21 @@ OnChange = Callable[[grpc.ChannelCredentials], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pem:
-    """The contents of the files at one moment; None for a file that is not set. Never shown: one is a private key."""
+class _Good:
+    """A good set, and the credentials made from it."""
 
-    ca: bytes | None = field(repr=False)
-    certificate: bytes | None = field(repr=False)
-    key: bytes | None = field(repr=False)
+    pem: Pem
+    credentials: grpc.ChannelCredentials
+
+
+@dataclass(slots=True)
+class _Subscriber:
+    on_change: OnChange
+    inherited: bool
+    told: _Good | None
+    """The last set that it was called with; None if it raised then."""
+    failed: _Good | None = None
+    """The last set with which it raised."""
 
 
 class CertificateFiles:
@@ -53,24 +65,24 @@ class CertificateFiles:
         self.certificate = certificate
         self.key = key
         self.refresh = refresh
-        self._lock = threading.Lock()  # guards all below
-        self._pem = self._read()
-        self._credentials = _channel_credentials(self._pem)
+        self._files = PemFiles(ca, certificate, key)
+        self._good = _usable(self._files.read())
         self._problem = ""
-        self._subscribers: dict[object, OnChange] = {}
-        self._following: threading.Event | None = None  # set to end the thread
+        self._ended: queue.SimpleQueue[object] = queue.SimpleQueue()  # tokens of those who unsubscribed
+        self._lock = threading.Lock()  # guards the two below, and the replacement of _good
+        self._subscribers: dict[object, _Subscriber] = {}
+        self._following = False
+        _instances.add(self)
 
     @property
     def pem(self) -> Pem:
         """The last good set."""
-        with self._lock:
-            return self._pem
+        return self._good.pem
 
     @property
     def credentials(self) -> grpc.ChannelCredentials:
         """The last good set for a channel: the same object until the files change."""
-        with self._lock:
-            return self._credentials
+        return self._good.credentials
 
     def server_credentials(self, *, require_client: bool = False) -> grpc.ServerCredentials:
         """For a server's port: every handshake uses the current good set; open connections are not affected.
@@ -92,83 +104,108 @@ class CertificateFiles:
 
         return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client)
 
-    def subscribe(self, on_change: OnChange) -> Callable[[], None]:
-        """Call `on_change` with every new set, on a thread of this object. Returns a function that unsubscribes."""
+    def subscribe(self, on_change: OnChange, *, inherited: bool = True) -> Callable[[], None]:
+        """Call `on_change` with every new set, on a thread of this object. Returns a function that unsubscribes.
+
+        If `on_change` raises, that is logged, and it is called again at the next check. The returned function may be called anywhere,
+        also in a finalizer or a signal handler; a call of `on_change` that has begun goes on. In a forked child, `on_change` is
+        called if it is `inherited`. Raises RuntimeError if no thread can be started.
+        """
         token = object()
         with self._lock:
-            self._subscribers[token] = on_change
-            if self._following is None:
-                self._following = threading.Event()
-                threading.Thread(target=self._follow, args=(self._following,), name="discovery certificates", daemon=True).start()
-
-        def end() -> None:
-            with self._lock:
-                self._subscribers.pop(token, None)
-                if not self._subscribers and self._following is not None:
-                    self._following.set()
-                    self._following = None
-
-        return end
+            self._subscribers[token] = _Subscriber(on_change, inherited, self._good)
+            following = self._following
+        if not following:
+            try:
+                self._start()
+            except BaseException:
+                with self._lock:
+                    del self._subscribers[token]
+                raise
+        return lambda: self._ended.put(token)
 
     def check(self) -> bool:
         """Check the files now; returns whether there is a new good set, after the subscribers were called."""
+        changed = False
         try:
-            pem, problem = self._read(), ""
+            pem = self._files.read()
+            if pem != self.pem:
+                fresh = _usable(pem)
+                with self._lock:
+                    changed = pem != self.pem
+                    if changed:
+                        self._good = fresh
+            problem = ""
         except CertificateError as error:
-            pem, problem = None, str(error)
-        with self._lock:
-            before, self._problem = self._problem, problem
-            changed = pem is not None and pem != self._pem
-            if changed and pem is not None:
-                self._pem, self._credentials = pem, _channel_credentials(pem)
-            credentials, subscribers = self._credentials, list(self._subscribers.values())
+            problem = str(error)
+        before, self._problem = self._problem, problem
         if problem and problem != before:
-            logger.warning("%s; the last good certificate stays in use", problem)
+            report(logger.warning, "%s; the last good certificate stays in use", problem)
         if changed:
-            logger.info("new TLS files: %s", ", ".join(filter(None, (self.certificate, self.key, self.ca))))
-            for on_change in subscribers:
-                on_change(credentials)
+            report(logger.info, "new TLS files: %s", ", ".join(filter(None, (self.certificate, self.key, self.ca))))
+        self._tell()
         return changed
 
-    def _follow(self, ended: threading.Event) -> None:
-        while not ended.wait(self.refresh):
-            self.check()
-
-    def _read(self) -> Pem:
-        """The contents of all files at one moment. Raises CertificateError for an incomplete set."""
-        for _ in range(3):
-            pem = self._bytes()
-            self._check()
-            if pem == self._bytes():
-                return pem
-        raise CertificateError("certificate", self.certificate, "changes faster than it can be read")
-
-    def _bytes(self) -> Pem:
-        return Pem(_file("ca", self.ca), _file("certificate", self.certificate), _file("key", self.key))
-
-    def _check(self) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if self.ca:
+    def _tell(self) -> None:
+        """Call every subscriber that was not called with the current set."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._forget(self._ended.get_nowait())
+        good = self._good
+        with self._lock:
+            subscribers = list(self._subscribers.values())
+        for subscriber in subscribers:
+            with self._lock:
+                told, subscriber.told = subscriber.told, good
+            if told is good:
+                continue
             try:
-                context.load_verify_locations(self.ca)
-            except (OSError, ValueError):
-                raise CertificateError("ca", self.ca, "holds no certificate in PEM") from None
-        if self.certificate:
-            try:
-                context.load_cert_chain(self.certificate, self.key, password=_no_password)
-            except ssl.SSLError as error:
-                if error.reason == "KEY_VALUES_MISMATCH":
-                    raise CertificateError("key", self.key, f"does not fit the certificate '{self.certificate}'") from None
-                raise CertificateError(*self._unreadable()) from None
-            except (OSError, ValueError):
-                raise CertificateError(*self._unreadable()) from None
+                subscriber.on_change(good.credentials)
+            except Exception:
+                subscriber.told = None
+                before, subscriber.failed = subscriber.failed, good
+                if before is not good:
+                    report(logger.exception, "a subscriber of TLS files failed; it is called again at every check")
 
-    def _unreadable(self) -> tuple[str, str, str]:
-        """Which of certificate and key is unusable: the ssl module has the same error for both."""
-        with contextlib.suppress(OSError, ValueError):
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.certificate)
-            return "key", self.key, "holds no private key in PEM, or one behind a password"
-        return "certificate", self.certificate, "holds no certificate in PEM"
+    def _forget(self, token: object) -> None:
+        with self._lock:
+            self._subscribers.pop(token, None)
+
+    def _start(self) -> None:
+        threading.Thread(target=self._follow, name="discovery certificates", daemon=True).start()
+
+    def _follow(self) -> None:
+        """Check the files, at once and then every `refresh` seconds, while there are subscribers."""
+        with self._lock:
+            if self._following:  # two subscribed at the same time, and each started a thread
+                return
+            self._following = True
+        due = time.monotonic()
+        while self._wanted():
+            try:
+                self._forget(self._ended.get(timeout=max(0.0, due - time.monotonic())))
+            except queue.Empty:
+                try:
+                    self.check()
+                except Exception:
+                    report(logger.exception, "the check of TLS files failed; the next one is in %g s", self.refresh)
+                due = time.monotonic() + self.refresh
+
+    def _wanted(self) -> bool:
+        with self._lock:
+            if not self._subscribers:
+                self._following = False
+            return self._following
+
+    def after_fork(self) -> None:
+        """In the child: the thread does not exist there, and it may have held the lock."""
+        self._lock = threading.Lock()
+        self._ended = queue.SimpleQueue()
+        self._following = False
+        self._subscribers = {token: each for token, each in self._subscribers.items() if each.inherited}
+        if self._subscribers:
+            with contextlib.suppress(RuntimeError):  # no thread can be started: the next `subscribe` tries it again
+                self._start()
 
 
 Credentials = grpc.ChannelCredentials | CertificateFiles
@@ -180,20 +217,17 @@ def current(credentials: Credentials) -> grpc.ChannelCredentials:
     return credentials.credentials if isinstance(credentials, CertificateFiles) else credentials
 
 
-def _channel_credentials(pem: Pem) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(pem.ca, pem.key, pem.certificate)
+def _usable(pem: Pem) -> _Good:
+    return _Good(pem, grpc.ssl_channel_credentials(pem.ca, pem.key, pem.certificate))
 
 
-def _file(name: str, path: str) -> bytes | None:
-    if not path:
-        return None
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise CertificateError(name, path, f"cannot be read: {os.strerror(error.errno or 0)}") from None
+_instances: "weakref.WeakSet[CertificateFiles]" = weakref.WeakSet()
 
 
-def _no_password() -> str:
-    """In place of OpenSSL's prompt on the terminal."""
-    raise ValueError
+def _after_fork() -> None:
+    for files in list(_instances):
+        files.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,13 +1,15 @@
 """Certificate rotation: a channel on gRPC's own channel, of which a new one is opened for every new set of TLS files.
 
 gRPC's channel keeps its credentials for its lifetime. A second one is therefore opened, and is used once it is connected: servers
-have then accepted the new certificate. Calls in progress stay on the old channel, which is closed after the last of them. This
-works for every target, whether discovery or gRPC resolves it.
+have then accepted the new certificate. The previous one is not closed but dropped: gRPC finishes the calls on a channel that nobody
+refers to, and then ends its connections. This works for every target, whether discovery or gRPC resolves it.
 """
 
+import inspect
+import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -15,206 +17,233 @@ import grpc
 from .certificates import CertificateFiles
 
 ChannelType = TypeVar("ChannelType")
+OnState = Callable[[grpc.ChannelConnectivity], None]
+Renew = weakref.WeakMethod[Callable[[], None]]
 
 
-class Generation(Generic[ChannelType]):
-    """One channel, and how many calls are on it."""
+class Method:
+    """A method of a stub, bound to the current channel of its owner."""
 
-    __slots__ = ("calls", "channel", "retired")
+    def __init__(self, owner: Any, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._owner = owner
+        self._made = (kind, args, kwargs)
+        owner.methods[id(self)] = self
+        self.bind()
 
-    def __init__(self, channel: ChannelType) -> None:
-        self.channel = channel
-        self.calls = 0
-        self.retired = False
-
-
-class Generations(Generic[ChannelType]):
-    """The channel in use, and those that only finish their calls. `close` closes one; it may be called on any thread."""
-
-    def __init__(self, first: ChannelType, close: Callable[[ChannelType], None]) -> None:
-        self._lock = threading.Lock()
-        self._close = close
-        self._old: set[Generation[ChannelType]] = set()
-        self.current = Generation(first)
-
-    def enter(self) -> Generation[ChannelType]:
-        """The channel for one call, to be left when the call ends."""
-        with self._lock:
-            generation = self.current
-            generation.calls += 1
-            return generation
-
-    def leave(self, generation: Generation[ChannelType]) -> None:
-        with self._lock:
-            generation.calls -= 1
-            ended = generation.retired and not generation.calls
-            if ended:
-                self._old.discard(generation)
-        if ended:
-            self._close(generation.channel)
-
-    def replace(self, fresh: ChannelType) -> ChannelType:
-        """New calls use `fresh` from now on; returns the previous channel."""
-        with self._lock:
-            before, self.current = self.current, Generation(fresh)
-            before.retired = True
-            ended = not before.calls
-            if not ended:
-                self._old.add(before)
-        if ended:
-            self._close(before.channel)
-        return before.channel
-
-    def all(self) -> list[ChannelType]:
-        with self._lock:
-            return [generation.channel for generation in (self.current, *self._old)]
+    def bind(self) -> None:
+        """Use the owner's current channel, also if it changes meanwhile."""
+        kind, args, kwargs = self._made
+        while True:
+            channel = self._owner.current
+            self._bound: tuple[Any, Any] = (channel, getattr(channel, kind)(*args, **kwargs))
+            if channel is self._owner.current:
+                return
 
 
-class RenewedChannel(grpc.Channel):
-    """`grpc.secure_channel` with files in place of credentials. `open` opens gRPC's channel."""
+class _Stream(Method):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        channel, method = self._bound
+        return _keep(channel, method(*args, **kwargs))
+
+
+class _Unary(Method):
+    """One answer. While the caller waits for it, the tuple in the caller's frame keeps the channel."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound = self._bound
+        return bound[1](*args, **kwargs)
+
+    def with_call(self, *args: Any, **kwargs: Any) -> Any:
+        bound = self._bound
+        return bound[1].with_call(*args, **kwargs)
+
+    def future(self, *args: Any, **kwargs: Any) -> Any:
+        channel, method = self._bound
+        return _keep(channel, method.future(*args, **kwargs))
+
+
+def _keep(channel: grpc.Channel, call: Any) -> Any:
+    """The call, which keeps its channel until it ends, so that `close` finds and cancels it."""
+    if inspect.isgenerator(call):  # OpenTelemetry's: the call begins with the first answer
+        return _answers(channel, call)
+    if hasattr(call, "add_callback"):
+        call.add_callback([channel].clear)
+    return call
+
+
+def _answers(channel: grpc.Channel, call: Iterator[Any]) -> Iterator[Any]:
+    yield from call
+
+
+class Renewed(Generic[ChannelType]):
+    """The channel in use, the one that is connecting to replace it, and those that only finish their calls.
+
+    A channel goes from `_fresh` to `current` to `_old`, and is in the next place before it leaves one: `close`, which may run in a
+    signal handler and takes no lock, finds all of them.
+    """
+
+    _unary: type[Method]
+    _stream: type[Method]
+
+    def __init__(self, files: CertificateFiles, open: Callable[[grpc.ChannelCredentials], ChannelType]) -> None:
+        self.methods: weakref.WeakValueDictionary[int, Method] = weakref.WeakValueDictionary()
+        self._files = files
+        self._open = open
+        self._opened_with: grpc.ChannelCredentials | None = files.credentials
+        self._fresh: ChannelType | None = None
+        self.current = open(self._opened_with)
+        self._old: list[weakref.ref[ChannelType]] = []
+        self._closed = False
+        self._unsubscribe: Callable[[], object] = lambda: None
+
+    def _watch(self, notify: Callable[[Renew], None]) -> None:
+        """Call `notify` with `_renew` for every new set, until this channel is closed or collected."""
+        renew: Renew = weakref.WeakMethod(self._renew)
+        end = weakref.finalize(self, self._files.subscribe(lambda credentials: notify(renew), inherited=False))
+        end.atexit = False
+        self._unsubscribe = end
+        self._renew()  # the files may have changed since the channel was opened
+
+    def _renew(self) -> None:
+        raise NotImplementedError
+
+    def _replace(self, fresh: ChannelType) -> None:
+        self._old = [*(old for old in self._old if old() is not None), weakref.ref(self.current)]
+        self.current = fresh
+        self._fresh = None
+
+    def _rebind(self) -> None:
+        """Let all methods use the current channel: what is left of the previous one are its calls."""
+        for method in self.methods.valuerefs():
+            if (living := method()) is not None:
+                living.bind()
+
+    def _channels(self) -> list[ChannelType]:
+        return [channel for channel in (self._fresh, self.current, *(old() for old in self._old)) if channel is not None]
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return self._unary(self, "unary_unary", args, kwargs)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return self._stream(self, "unary_stream", args, kwargs)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return self._unary(self, "stream_unary", args, kwargs)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return self._stream(self, "stream_stream", args, kwargs)
+
+
+class RenewedChannel(Renewed[grpc.Channel]):
+    """`grpc.secure_channel` with files in place of credentials. `open` opens gRPC's channel. To be used through channel.py."""
+
+    _unary = _Unary
+    _stream = _Stream
 
     def __init__(self, files: CertificateFiles, open: Callable[[grpc.ChannelCredentials], grpc.Channel]) -> None:
-        self._open = open
-        self._lock = threading.Lock()  # guards the two below
-        self._fresh: grpc.Channel | None = None
-        self._watchers: list[Callable[[grpc.ChannelConnectivity], None]] = []
-        used = files.credentials
-        self.generations = Generations(open(used), _close)
-        renew = weakref.WeakMethod(self._renew)
+        super().__init__(files, open)
+        self._lock = threading.Lock()  # guards the replacement and _watchers
+        self._watchers: list[OnState] = []
+        _instances.add(self)
+        self._watch(call)
 
-        def on_change(credentials: grpc.ChannelCredentials) -> None:
-            living = renew()
-            if living is not None:
-                living(credentials)
-
-        self._unsubscribe = weakref.finalize(self, files.subscribe(on_change))
-        self._unsubscribe.atexit = False
-        if files.credentials is not used:  # they changed in between
-            self._renew(files.credentials)
-
-    def _renew(self, credentials: grpc.ChannelCredentials) -> None:
+    def _renew(self) -> None:
         """Open another channel. It is used once it is connected, or immediately if the one in use is not connected."""
-        fresh = self._open(credentials)
+        credentials = self._files.credentials
         with self._lock:
-            superseded, self._fresh = self._fresh, fresh
-        if superseded is not None:
-            superseded.close()
-        used = self.generations.current.channel
-
-        def on_fresh(state: grpc.ChannelConnectivity) -> None:
-            if state is grpc.ChannelConnectivity.READY:
-                take_over()
-
-        def on_used(state: grpc.ChannelConnectivity) -> None:
-            used.unsubscribe(on_used)  # only the state at this moment counts
-            if state is not grpc.ChannelConnectivity.READY:
-                take_over()
-
-        def take_over() -> None:
+            if self._closed or credentials is self._opened_with:
+                return
+            self._opened_with = credentials
+        try:
+            fresh = self._open(credentials)
             with self._lock:
-                if self._fresh is not fresh:
-                    return
-                self._fresh = None
-                watchers = list(self._watchers)
-            fresh.unsubscribe(on_fresh)
-            for watcher in watchers:
-                fresh.subscribe(watcher)
-            self.generations.replace(fresh)
+                superseded, self._fresh = self._fresh, fresh
+            if superseded is not None:
+                superseded.close()
+            if self._closed:
+                fresh.close()
+            else:
+                connecting = _Connecting(self, fresh)
+                fresh.subscribe(connecting.on_fresh, try_to_connect=True)
+                self.current.subscribe(connecting.on_used)
+        except BaseException:
+            self._opened_with = None  # the next check tries it again
+            raise
 
-        fresh.subscribe(on_fresh, try_to_connect=True)
-        used.subscribe(on_used)
+    def take_over(self, fresh: grpc.Channel) -> None:
+        """Use `fresh` from now on, unless a newer one is connecting."""
+        with self._lock:
+            if self._fresh is not fresh or self._closed:
+                return
+            used = self.current
+            self._replace(fresh)
+            watchers = list(self._watchers)
+        self._rebind()
+        for watcher in watchers:
+            used.unsubscribe(watcher)
+            fresh.subscribe(watcher)
+            if watcher not in self._watchers:
+                fresh.unsubscribe(watcher)
 
-    def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
+    def subscribe(self, callback: OnState, try_to_connect: bool = False) -> None:
         with self._lock:
             self._watchers.append(callback)
-        self.generations.current.channel.subscribe(callback, try_to_connect)
+            used = self.current
+        used.subscribe(callback, try_to_connect)
 
-    def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+    def unsubscribe(self, callback: OnState) -> None:
         with self._lock:
             if callback in self._watchers:
                 self._watchers.remove(callback)
-        for channel in self.generations.all():
+        for channel in self._channels():
             channel.unsubscribe(callback)
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _One(self, "unary_unary", args, kwargs)
-
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self, "unary_stream", args, kwargs)
-
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _One(self, "stream_unary", args, kwargs)
-
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self, "stream_stream", args, kwargs)
-
     def close(self) -> None:
+        self._closed = True
         self._unsubscribe()
-        with self._lock:
-            fresh, self._fresh = self._fresh, None
-        for channel in (*self.generations.all(), *([fresh] if fresh is not None else [])):
+        for channel in self._channels():
             channel.close()
 
-    def __enter__(self) -> "RenewedChannel":
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-
-def _close(channel: grpc.Channel) -> None:
-    """On a thread of its own: closing waits for the gRPC thread on which a call reports its end."""
-    threading.Thread(target=channel.close, name="discovery closes a channel", daemon=True).start()
+def call(renew: Renew) -> None:
+    """Renew a channel, unless it was collected in the meantime."""
+    if (living := renew()) is not None:
+        living()
 
 
-class _Method:
-    """A method whose answer is a stream. The callable of gRPC's channel is created once for each channel."""
+class _Connecting:
+    """Watches a channel on its way to being used. It is kept by gRPC, and keeps neither this channel nor its owner."""
 
-    def __init__(self, owner: RenewedChannel, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._owner = owner
-        self._made = (kind, args, kwargs)
-        self._last: tuple[Generation[grpc.Channel] | None, Any] = (None, None)
+    def __init__(self, owner: RenewedChannel, fresh: grpc.Channel) -> None:
+        self._owner = weakref.ref(owner)
+        self._fresh = weakref.ref(fresh)
+        self._used = weakref.ref(owner.current)
 
-    def _callable(self, generation: Generation[grpc.Channel]) -> Any:
-        last = self._last
-        if last[0] is not generation:
-            kind, args, kwargs = self._made
-            self._last = last = (generation, getattr(generation.channel, kind)(*args, **kwargs))
-        return last[1]
+    def on_fresh(self, state: grpc.ChannelConnectivity) -> None:
+        if state is grpc.ChannelConnectivity.READY:
+            self._take_over()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._begin(lambda inner: inner(*args, **kwargs))
+    def on_used(self, state: grpc.ChannelConnectivity) -> None:
+        if (used := self._used()) is not None:
+            used.unsubscribe(self.on_used)  # only the state at this moment counts
+        if state is not grpc.ChannelConnectivity.READY:
+            self._take_over()
 
-    def _begin(self, begin: Callable[[Any], Any]) -> Any:
-        """A call that continues after this returns."""
-        generations = self._owner.generations
-        generation = generations.enter()
-        try:
-            call = begin(self._callable(generation))
-        except BaseException:
-            generations.leave(generation)
-            raise
-        if not call.add_callback(lambda: generations.leave(generation)):
-            generations.leave(generation)
-        return call
+    def _take_over(self) -> None:
+        owner, fresh = self._owner(), self._fresh()
+        if owner is not None and fresh is not None:
+            fresh.unsubscribe(self.on_fresh)
+            owner.take_over(fresh)
 
 
-class _One(_Method):
-    """A method with one answer."""
+_instances: "weakref.WeakSet[RenewedChannel]" = weakref.WeakSet()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._whole(lambda inner: inner(*args, **kwargs))
 
-    def with_call(self, *args: Any, **kwargs: Any) -> Any:
-        return self._whole(lambda inner: inner.with_call(*args, **kwargs))
+def _after_fork() -> None:
+    """In the child: a thread that does not exist there may have held the lock."""
+    for channel in list(_instances):
+        channel._lock = threading.Lock()
 
-    def future(self, *args: Any, **kwargs: Any) -> Any:
-        return self._begin(lambda inner: inner.future(*args, **kwargs))
 
-    def _whole(self, call: Callable[[Any], Any]) -> Any:
-        generations = self._owner.generations
-        generation = generations.enter()
-        try:
-            return call(self._callable(generation))
-        finally:
-            generations.leave(generation)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -55,6 +55,12 @@ class Proxy:
                         return
                     other[side].sendall(content)
 
+    @property
+    def connections(self) -> int:
+        """How many are open at this moment."""
+        with self._lock:
+            return sum(near.fileno() != -1 for near, _ in self._pairs)
+
     def silence(self) -> None:
         """Forward nothing more, and keep all connections."""
         self._open.clear()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -55,7 +56,7 @@ def test_authority_is_encoded_as_grpc_encodes_it_for_its_own_targets() -> None:
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONUTF8": "1"},
+        env={**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert done.stdout.split() == [Target("", "manual", name).authority], done.stderr
 

@@ -70,6 +70,12 @@ def secure_server(files: CertificateFiles, *, health: str = "", address: str = "
         while context.is_active() and not stopping.wait(0.01):
             yield who(request, context)
 
+    def wait(request: Any, context: Any) -> bytes:
+        """Until the caller or the server goes."""
+        for _ in follow(request, context):
+            pass
+        return b""
+
     def chat(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         for request in requests:
             yield who(request, context)
@@ -83,6 +89,8 @@ def secure_server(files: CertificateFiles, *, health: str = "", address: str = "
     server = grpc.server(ThreadPoolExecutor(16), options=(("grpc.so_reuseport", 0),))
     handlers: dict[str, Any] = {
         "Who": grpc.unary_unary_rpc_method_handler(who),
+        "Wait": grpc.unary_unary_rpc_method_handler(wait),
+        "WaitAll": grpc.stream_unary_rpc_method_handler(wait),
         "Follow": grpc.unary_stream_rpc_method_handler(follow),
         "Upload": grpc.stream_unary_rpc_method_handler(lambda requests, context: who(list(requests), context)),
         "Chat": grpc.stream_stream_rpc_method_handler(chat),
