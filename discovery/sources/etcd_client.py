@@ -211,7 +211,9 @@ def _reason(settings: Etcd, what: str, error: Exception) -> str:
         return f"it does not accept the user '{settings.user}' and its password or token: {details}"
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return f"its certificate cannot be verified; see Etcd(ca='{settings.ca}'): {details}"
-    if "TSI_DATA_CORRUPTED" in details:  # gRPC's text for a TLS alert from the server
+    if (
+        "TSI_DATA_CORRUPTED" in details or "Unwrap failed" in details
+    ):  # gRPC's texts, new and old, for a TLS alert from the server
         return f"it refuses the client's certificate, or the lack of one; see Etcd(certificate=..., key=...): {details}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {settings.timeout:g} s ({what})"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from .certificates import CertificateFiles
 
-_SILENT = ("Socket closed", "TSI_DATA_CORRUPTED", "Connection reset by peer")
+_SILENT = ("Socket closed", "TSI_DATA_CORRUPTED", "Unwrap failed", "Connection reset by peer")
 
 
 def explain_tls(

@@ -261,14 +261,16 @@ def test_a_copy_of_the_first_version_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert json.loads(environment[bootstrap.TEXT])["xds_servers"][0]["server_uri"] == "unix:/two"
 
 
-def test_a_process_that_executes_itself_opens_a_channel_again(server: Server) -> None:
-    """A hot restart keeps the process id and the environment; the bootstrap in it is not another copy's."""
+def test_a_process_that_executes_itself_opens_a_channel_again(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A hot restart keeps the process id and the environment; the bootstrap in it is not another copy's. Nothing stays behind."""
+    folder = tmp_path_factory.mktemp("e")
     code = PRELUDE + CALL + "print(os.getpid(), flush=True)\n"
     code += "if len(sys.argv) < 3: os.execv(sys.executable, [sys.executable, '-c', os.environ['CODE'], address, 'again'])"
-    done = run("exec(os.environ['CODE'])", server.address, environment={"CODE": code})
+    done = run("exec(os.environ['CODE'])", server.address, environment={"CODE": code, "TMPDIR": str(folder)})
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.split()
     assert first == second
+    assert list(folder.iterdir()) == []
 
 
 def test_what_the_user_wrote_is_kept_whole() -> None:
