@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -356,10 +358,10 @@ def test_close_ends_a_connection_that_is_being_made(port: Any, secure: ApiServer
         watch.close()
 
 
-def test_a_proxy_with_a_password_is_used_for_what_it_is_not_excepted_from(
+def test_the_proxy_of_a_kubeconfig_is_used_with_its_password(
     secure: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By CONNECT; one that speaks something else is refused by its scheme."""
+    """By CONNECT; one that speaks something else is refused by its scheme. One of the environment has its exceptions."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         asked: list[bytes] = []
@@ -371,10 +373,10 @@ def test_a_proxy_with_a_password_is_used_for_what_it_is_not_excepted_from(
         assert addresses(opened(TARGET, kubeconfig=file)) == {A}
         assert asked[0].startswith(f"CONNECT 127.0.0.1:{secure.port} ".encode())
         assert b"Proxy-Authorization: Basic " + base64.b64encode(b"me:S3CRET") in asked[0]
+        monkeypatch.setenv("HTTPS_PROXY", one["cluster"].pop("proxy-url"))
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        assert addresses(opened(TARGET, kubeconfig=file)) == {A}
+        assert addresses(opened(TARGET, kubeconfig=kubeconfig(tmp_path / "config", one=one))) == {A}
         assert len(asked) == 1
-        monkeypatch.delenv("NO_PROXY")
         one["cluster"]["proxy-url"] = "socks5://me:S3CRET@127.0.0.1:1"
         with pytest.raises(SourceError, match="a proxy of scheme 'socks5' cannot be used") as error:
             next(opened(TARGET, kubeconfig=kubeconfig(tmp_path / "config", one=one)).watch())
@@ -398,3 +400,28 @@ def _copy(source: socket.socket, to: socket.socket) -> None:
         while content := source.recv(2**16):
             to.sendall(content)
         to.shutdown(socket.SHUT_WR)
+
+
+# ---- versions ----
+
+_ROOT = Path(__file__).parents[2]
+
+
+def test_the_oldest_versions_that_are_supported_do_the_same(tmp_path: Path) -> None:
+    """The oldest official client that pyproject.toml allows, with the urllib3 of its time; pip takes them from the index."""
+    extras = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [needed] = extras["kubernetes"]
+    oldest = needed.replace(">=", "==") + ".*"
+    install = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", str(tmp_path / "old")]
+    subprocess.run([*install, oldest, "urllib3<2"], check=True, timeout=120)
+    here = [f"tests/discovery/{name}.py" for name in ("test_kubernetes_credentials", "test_kubernetes_faults")]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'old'}:{_ROOT}"}
+    program = "import kubernetes, sys, urllib3; print(kubernetes.__version__, urllib3.__version__)"
+    shown = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True, timeout=60
+    )
+    assert shown.stdout.startswith(f"{oldest.removeprefix('kubernetes==').removesuffix('*')}")
+    assert shown.stdout.split()[1].startswith("1.")
+    command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-q", *here, "-k", "not oldest_versions"]
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-3000:]

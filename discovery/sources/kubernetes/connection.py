@@ -195,9 +195,9 @@ class Kubeconfig:
                     file.write(b"\n".join(pair))
                     file.flush()
                     tls.load_cert_chain(file.name, password="")  # not asked for on a terminal
-        proxy = cluster.get("proxy-url") or loaded.proxy or ""
-        if proxy and loaded.no_proxy and rest.should_bypass_proxies(loaded.host, loaded.no_proxy):
-            proxy = ""
+        proxy = cluster.get("proxy-url") or ""
+        if not proxy and loaded.proxy and not rest.should_bypass_proxies(loaded.host, loaded.no_proxy or ""):
+            proxy = loaded.proxy  # of the environment
         authentication: Any = loaded.auth_settings()
         authorization = _header((authentication.get("BearerToken") or {}).get("value") or "")
         name, namespace = cluster.get("tls-server-name") or "", context.safe_get("namespace") or ""
