@@ -118,13 +118,10 @@ class EtcdClient:
         return self._stream("Lease/LeaseKeepAlive", wire.LeaseKeepAliveResponse, lambda answer: answer.ttl, deliver)
 
     def watch(self, key: bytes, range_end: bytes, revision: int, deliver: Callable[[list[Entry] | EtcdError], None]) -> Stream:
-        """A stream of every change from `revision` on, delivered as lists of Entry. An EtcdError ends it, also if the revision was
-        compacted, which requires reading all keys again.
-
-        The revision must not be in the future: until it is reached, members since 3.4.25 and 3.5.8 tell nothing. After reading a
-        revision, watch from that one, and its changes come again.
-        """
-        create = wire.WatchCreateRequest(key=key, range_end=range_end, start_revision=revision)
+        """A stream of every change after `revision`, delivered as lists of Entry. An EtcdError ends it, also if the revision was
+        compacted, which requires reading all keys again."""
+        # Not from `revision` itself: what begins in the past is brought up to date by a loop that runs every 100 ms.
+        create = wire.WatchCreateRequest(key=key, range_end=range_end, start_revision=revision + 1)
         stream = self._stream("Watch/Watch", wire.WatchResponse, self._changes, deliver, many=True)
         stream.send(wire.WatchRequest(create_request=create))
         return stream

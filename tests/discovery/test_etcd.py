@@ -122,6 +122,16 @@ def test_a_corrupt_value_is_named_and_costs_the_others_nothing_and_is_mended_by_
         assert {endpoint.port for endpoint in mended.endpoints} == {1, 2}
 
 
+def test_a_watch_begins_after_what_was_read(server: EtcdServer, service: str) -> None:
+    """The last change of that does not come again: etcd delivers a watch that begins in the past up to 100 ms late."""
+    prefix = f"{service}/".encode()
+    put(server, f"{service}/a", at(1))
+    with server.client() as client:
+        watch = Watch(client, prefix, prefix_end(prefix), *client.range(prefix, prefix_end(prefix)))
+        put(server, f"{service}/b", at(2))
+        assert [change.key for change in next(changes for changes in watch if changes)] == [f"{service}/b".encode()]
+
+
 def test_a_watch_from_a_compacted_revision_is_an_error(server: EtcdServer, service: str) -> None:
     """The changes in between are lost, and nobody may believe otherwise."""
     first, *_, last = (put(server, f"{service}/a", at(port)) for port in (1, 2, 3))
