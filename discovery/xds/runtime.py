@@ -29,7 +29,6 @@ from ..resolving.publisher import Publisher
 from ..resolving.threads import Guard, in_background, inside_guard, timer
 from ..status import Status
 from ..target import Target, parse
-from ..tls.certificates import Credentials
 from . import bootstrap
 from .control_plane import INTERFACE, ControlPlane
 from .lease import CLOSE_WAIT, FORKED, Key, Lease, Share
@@ -113,21 +112,34 @@ class _Process:
     def acquire(self, key: Key, service_config: ServiceConfig) -> Lease:
         """A share in a target, whose source runs afterwards. Raises TargetError for an invalid target, ControlPlaneError if a part
         cannot be started; then nothing is left of it."""
-        plane = self.plane()
-        try:
-            timer.start()
-        except RuntimeError as error:
-            raise ControlPlaneError(_no_thread(key, error)) from None
-        shared = self._shared.get(key)
-        # Outside the guard, because it reads files; of two openers at a time, one throws its own away.
-        resolver = shared.resolver if shared is not None else open_resolver(*_arguments(key))
+        if self.forked:
+            raise ControlPlaneError(FORKED)
         share = (key, service_config)
-        with self._guard:
-            shared = self._shared.setdefault(key, _Shared(resolver))
-            name = self._names.setdefault(share, _Name(_unique_name(key.target)))
-            shared.leases += 1
-            name.leases += 1
-            first = name.leases == 1
+        opened: Publisher | None = None  # and not used
+        try:
+            while True:
+                if opened is None and key not in self._shared:
+                    opened = open_resolver(key.target, key.config, key.credentials, key.authority)  # reads files
+                plane = self.plane()
+                timer.start()
+                with self._guard:
+                    shared = self._shared.get(key)
+                    if shared is None:
+                        if opened is None:
+                            continue  # the last share was taken back in the meantime
+                        shared, opened = self._shared.setdefault(key, _Shared(opened)), None
+                    name = self._names.setdefault(share, _Name(_unique_name(key.target)))
+                    shared.leases += 1
+                    name.leases += 1
+                    first = name.leases == 1
+                    break
+        except RuntimeError as error:
+            if self._plane is not None:
+                self._plane.idle()
+            raise _cannot_open(key, error) from None
+        finally:
+            if opened is not None:
+                in_background(f"discovery closes {key.target}", opened.close)
         lease = Lease(self, share, name.name)
         try:
             if first:
@@ -139,9 +151,7 @@ class _Process:
         except RuntimeError as error:
             lease.close()
             timer.call_at(time.monotonic() + _RETRY, functools.partial(self._start, key))
-            if isinstance(error, ControlPlaneError):
-                raise
-            raise ControlPlaneError(_no_thread(key, error)) from None
+            raise _cannot_open(key, error) from None
         return lease
 
     def _start(self, key: Key) -> None:
@@ -251,18 +261,19 @@ class _Process:
         self._reset()
 
 
-def _arguments(key: Key) -> tuple[Target, Config, Credentials | None, str]:
-    return key.target, key.config, key.credentials, key.authority
-
-
 def _publish(plane: ControlPlane, name: str, status: Status) -> None:
     metrics.observe(process.statuses)
     if status.snapshot is not None:
         plane.publish(name, status.snapshot)
 
 
-def _no_thread(key: Key, error: RuntimeError) -> str:
-    return f"target '{key.target}' cannot be opened: {error}; raise the limit on this process's threads (ulimit -u, a container's pids limit)"
+def _cannot_open(key: Key, error: RuntimeError) -> ControlPlaneError:
+    if isinstance(error, ControlPlaneError):
+        return error
+    return ControlPlaneError(
+        f"target '{key.target}' cannot be opened: {error}; raise the limit on this process's threads "
+        "(ulimit -u, or a container's pids limit)"
+    )
 
 
 def _unique_name(target: Target) -> str:

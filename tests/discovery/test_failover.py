@@ -3,11 +3,12 @@
 import queue
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from discovery import Config, Etcd, Manual, insecure_channel, status
-from discovery.config import Backoff
+from discovery import Config, Etcd, Health, Manual, insecure_channel, status, testing
+from discovery.config import Backoff, Empty
 from discovery.errors import NotSyncedError, SourceError, TargetError
 from discovery.resolving.failover import Failover
 from discovery.resolving.resolver import Resolver
@@ -24,20 +25,30 @@ DOWN = SourceError("the registry is down")
 class Run:
     """A list of scripted targets; `sources` has, by target, the source that was opened last."""
 
-    def __init__(self, patience: float = 3600.0) -> None:
+    def __init__(self, patience: float = 3600.0, **options: Any) -> None:
         self.target = parse("manual:///a,manual:///b,manual:///c")
         self.sources: dict[str, Script] = {}
         self.opened: queue.Queue[str] = queue.Queue()
         self.passed: queue.Queue[Snapshot] = queue.Queue()
+        self.config = Config(**{"coalesce": 0, "backoff": Backoff(0.01, 0.01), **options})
+        self.broken: set[str] = set()
         self.failover = Failover(self.target, self.target.choices, self._build, patience=patience)
         on_sets(self.failover, self.passed.put)
         self.failover.start()
 
     def _build(self, target: Target) -> Resolver:
-        self.sources[target.name] = Script()
         self.opened.put(target.name)
-        config = Config(coalesce=0, backoff=Backoff(0.01, 0.01))
-        return Resolver(target, self.sources[target.name], config)
+        if target.name in self.broken:
+            raise TargetError(f"target '{target}' needs the library x")
+        self.sources[target.name] = Script()
+        return Resolver(target, self.sources[target.name], self.config)
+
+    def close(self) -> None:
+        """End it; nothing of it stays."""
+        self.failover.close()
+        assert self.failover.join(DEADLINE)
+        for source in self.sources.values():
+            assert source.closed.wait(DEADLINE)
 
     def opens(self) -> str:
         return self.opened.get(timeout=DEADLINE)
@@ -58,10 +69,7 @@ def run() -> Iterator[Run]:
     made = Run()
     assert made.opens() == "a"
     yield made
-    made.failover.close()
-    assert made.failover.join(DEADLINE)
-    for source in made.sources.values():
-        assert source.closed.wait(DEADLINE)
+    made.close()
 
 
 def test_while_the_first_is_synced_no_other_runs(run: Run) -> None:
@@ -111,8 +119,7 @@ def test_one_that_stays_away_or_silent_gives_way_when_patience_ends() -> None:
     assert run.failover.status.snapshot == SECOND
     run.say("c", THIRD)
     assert run.next() == THIRD
-    run.failover.close()
-    assert run.failover.join(DEADLINE)
+    run.close()
 
 
 def test_with_all_of_them_down_the_last_set_stays(run: Run) -> None:
@@ -125,6 +132,81 @@ def test_with_all_of_them_down_the_last_set_stays(run: Run) -> None:
     until(lambda: run.failover.status.state == "stale")
     assert run.failover.status.snapshot == SECOND
     assert run.failover.status.last_error == str(DOWN)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "last"),
+    [
+        ({"coalesce": 0.05}, [FIRST, SECOND, THIRD], THIRD),
+        ({"empty": Empty("hold", 0.05)}, [FIRST, Snapshot()], Snapshot()),
+    ],
+    ids=["the end of a burst", "the end of hold"],
+)
+def test_what_a_resolver_passes_on_later_reaches_the_list(options: dict[str, Any], steps: list[Snapshot], last: Snapshot) -> None:
+    """Not only what it passes on while its source speaks."""
+    run = Run(**options)
+    for step in steps:
+        run.say("a", step)
+    while run.next() != last:
+        pass
+    run.close()
+
+
+def test_a_change_of_health_reaches_the_list() -> None:
+    """It comes from a health check, not from the source."""
+    with testing.backends(2) as backends:
+        target = f"static:///{backends[0].address},{backends[1].address},manual:///{uuid.uuid4().hex}"
+        with insecure_channel(target):
+            until(lambda: status(target).by_health().get(Health.HEALTHY) == 2)
+            backends[0].drain()
+            until(lambda: status(target).by_health().get(Health.HEALTHY) == 1)
+
+
+def test_an_empty_first_answer_never_replaces_what_another_target_serves(run: Run) -> None:
+    """It is as suspicious as an empty answer of the same registry: perhaps a registry that has just lost its data."""
+    run.say("a", DOWN)
+    assert run.opens() == "b"
+    run.say("b", SECOND)
+    assert run.next() == SECOND
+    run.say("a", Snapshot())
+    run.say("b", THIRD)
+    assert run.next() == THIRD
+    until(lambda: run.via == "b")
+    run.say("b", SourceError("the second is down"))
+    until(lambda: run.failover.status.state == "stale")
+    assert run.failover.status.snapshot == THIRD
+    run.say("a", FIRST)
+    assert run.next() == FIRST
+
+
+def test_a_later_target_that_cannot_be_opened_is_told_passed_over_and_tried_again() -> None:
+    """The library of its source is missing, say; the others are followed for ever."""
+    run = Run(patience=0.05)
+    run.broken.add("b")
+    assert run.opens() == "a"
+    run.say("a", DOWN)
+    assert [run.opens(), run.opens()] == ["b", "c"]
+    assert run.opens() == "b", "it is not tried again"
+    run.say("c", THIRD)
+    assert run.next() == THIRD
+    run.broken.clear()
+    until(lambda: "b" in run.sources)
+    run.say("b", SECOND)
+    assert run.next() == SECOND
+    run.say("a", FIRST)
+    assert run.next() == FIRST
+    run.close()
+
+
+def test_a_list_whose_only_other_target_cannot_be_opened_says_so() -> None:
+    """While the first has neither a set nor an error."""
+    run = Run(patience=0.02)
+    run.broken |= {"b", "c"}
+    until(lambda: "needs the library x" in (run.failover.status.last_error or ""))
+    run.say("a", FIRST)
+    assert run.next() == FIRST
+    until(lambda: run.failover.status.last_error is None)
+    run.close()
 
 
 def test_waiting_for_a_first_set_names_the_reason(run: Run) -> None:
