@@ -2,10 +2,12 @@
 
 from collections import Counter
 
+import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from discovery import Config, Manual, insecure_channel, testing
 from discovery.balancing.sharding import SMALLEST_PART, WHOLE, Parts, part_count
 from discovery.balancing.zones import Preference, preference, usable
 from discovery.config import Outliers
@@ -14,6 +16,8 @@ from discovery.snapshot import Endpoint, Health, Snapshot
 from discovery.wire import messages_pb2 as xds
 from discovery.xds.resources import ASSIGNMENT, CLUSTER, UNLIMITED, TargetResources, cluster
 from discovery.xds.service_config import NO_RETRY, Retry, Rule, ServiceConfig
+
+from .servers import until
 
 
 def many(count: int, zone: str = "") -> list[Endpoint]:
@@ -314,6 +318,34 @@ def test_the_own_node_comes_before_the_own_zone_and_the_rest(zone: str) -> None:
     [part] = assignments(made([near, own, other], zone, node="n1")).values()
     assert addresses(part) == [(0, near.address), (1, own.address), (2 if zone else 1, other.address)]
     assert len({locality.locality.zone for locality in part.endpoints}) == len({priority for priority, _ in addresses(part)})
+
+
+def test_calls_go_to_the_own_node_then_to_the_own_zone_then_to_the_rest() -> None:
+    """By gRPC itself, as one after the other dies."""
+    with testing.backends(("node", "zone", "rest")) as servers:
+        node, zone, rest = servers
+        manual = Manual("near")
+        hints = {"node": ("n1", "a"), "zone": ("n2", "a"), "rest": ("n3", "b")}
+        manual.set(
+            Endpoint("127.0.0.1", server.port, hints=hints[server.name][1:], node_hints=hints[server.name][:1])
+            for server in servers
+        )
+        with insecure_channel(manual.target, config=Config(node="n1", zone="a", health=None)) as channel:
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(testing.WHO)
+
+            def answers() -> bytes:
+                try:
+                    return call(b"", timeout=20, wait_for_ready=True)
+                except grpc.RpcError:  # it was on its way to the one that died
+                    return b""
+
+            assert {answers() for _ in range(20)} == {b"node"}
+            node.kill()
+            until(lambda: answers() == b"zone")
+            assert {answers() for _ in range(20)} == {b"zone"}
+            zone.kill()
+            until(lambda: answers() == b"rest")
+            assert rest.calls
 
 
 def test_of_a_large_set_only_the_parts_with_an_endpoint_for_the_own_node_get_calls() -> None:
