@@ -96,7 +96,7 @@ class Etcd:
 class Kubernetes:
     """How the Kubernetes API is reached: in a pod through its ServiceAccount, elsewhere through a kubeconfig.
 
-    kubeconfig: a file; empty means $KUBECONFIG or ~/.kube/config. Only if it is set here does it override the ServiceAccount.
+    kubeconfig: a file, or several, separated as in $KUBECONFIG; empty means $KUBECONFIG, the ServiceAccount, or ~/.kube/config.
     context: one of the file's; empty means its current one.   timeout: seconds for one request.
     silence: seconds without an event or a bookmark after which a watch is restarted; the API server sends a bookmark about every
         minute.
