@@ -64,15 +64,47 @@ class EtcdSource:
         client.authenticate()
         end = prefix_end(self._prefix)
         revision, entries = client.range(self._prefix, end)
-        listed = {entry.key: decode(entry.key, entry.value or b"") for entry in entries}
-        yield (last := _snapshot(listed, None))
+        listing = _Listing()
+        yield listing.apply(entries)
         for changes in Watch(client, self._prefix, end, revision, entries):
-            for change in changes:
-                if change.value is None:
-                    listed.pop(change.key, None)
-                else:
-                    listed[change.key] = decode(change.key, change.value)
-            yield (last := _snapshot(listed, last) if changes else last)
+            yield listing.apply(changes)
+
+
+class _Listing:
+    """What is listed below a prefix. A change costs what has changed, not what there is, as long as nothing there is wrong."""
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, Endpoint | str] = {}
+        self._places: set[tuple[str, int]] = set()
+        self._snapshot = Snapshot()
+
+    def apply(self, changes: Iterable[Entry]) -> Snapshot:
+        gone: set[Endpoint] = set()
+        came: set[Endpoint] = set()
+        right = not self._snapshot.problems
+        for change in changes:
+            old = self._found.get(change.key)
+            if isinstance(old, Endpoint):
+                (came.discard if old in came else gone.add)(old)
+                self._places.discard(old[:2])
+            if change.value is None:
+                self._found.pop(change.key, None)
+                continue
+            new = self._found[change.key] = decode(change.key, change.value)
+            if isinstance(new, str) or new[:2] in self._places:
+                right = False
+            else:
+                came.add(new)
+                self._places.add(new[:2])
+        if not right:
+            found = self._found.values()
+            self._snapshot = Snapshot.of(
+                (item for item in found if not isinstance(item, str)), (item for item in found if isinstance(item, str))
+            )
+            self._places = {endpoint[:2] for endpoint in self._snapshot.endpoints}
+        elif gone or came:
+            self._snapshot = Snapshot(self._snapshot.endpoints - gone | came)
+        return self._snapshot
 
 
 class Watch:
@@ -135,11 +167,6 @@ class Watch:
             raise silent from None
 
 
-def _snapshot(listed: dict[bytes, Endpoint | str], last: Snapshot | None) -> Snapshot:
-    problems = [item for item in listed.values() if isinstance(item, str)]
-    return Snapshot.of((item for item in listed.values() if not isinstance(item, str)), problems, last=last)
-
-
 def decode(key: bytes, value: bytes) -> Endpoint | str:
     """The endpoint in a key's value, or the reason why there is none.
 
@@ -156,6 +183,7 @@ def decode(key: bytes, value: bytes) -> Endpoint | str:
         return f"key '{name}' is left out: its value has no Addr"
     try:
         host, port = parse_authority(_text(address))
+        host = canonical_address(host)
     except ValueError as error:
         return f"key '{name}' is left out: {error}"
     metadata = fields.get("metadata")

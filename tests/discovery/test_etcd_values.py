@@ -16,7 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from discovery import Config, Endpoint, Etcd, Registrar, Snapshot, SourceError, TargetError
-from discovery.sources.etcd import decode, open_source
+from discovery.sources.etcd import _Listing, decode, open_source
+from discovery.sources.etcd_client import Entry
 from discovery.target import parse
 from discovery.wire import messages_pb2 as wire
 
@@ -157,6 +158,29 @@ def test_what_the_registrar_writes_is_what_the_source_reads(
     told = json.loads(found.metadata or "{}")
     assert {name: item for name, item in told.items() if name not in ("zone", "weight")} == metadata
     assert Snapshot.of([found]) == Snapshot(frozenset({found}))
+
+
+writes = st.tuples(
+    st.sampled_from((b"a", b"b", b"c")),
+    st.none() | st.sampled_from(("10.0.0.1:1", "10.0.0.1:2", "[2001:DB8::1]:1", "[2001:db8:0::1]:1", "x")),
+)
+
+
+@many
+@given(st.lists(st.lists(writes)))
+def test_changes_one_by_one_are_the_set_that_is_read_at_once(batches: list[list[tuple[bytes, str | None]]]) -> None:
+    """Whatever the order: places that two keys hold for a while, values that are wrong for a while, addresses in any spelling."""
+    listing = _Listing()
+    keys: dict[bytes, bytes] = {}
+    for batch in batches:
+        for key, address in batch:
+            if address is None:
+                keys.pop(key, None)
+            else:
+                keys[key] = value(Addr=address)
+        after = listing.apply(Entry(key, None if address is None else value(Addr=address), 0, 1) for key, address in batch)
+        at_once = _Listing().apply(Entry(key, content, 0, 1) for key, content in keys.items())
+        assert (after, sorted(after.problems)) == (at_once, sorted(at_once.problems))
 
 
 @many
