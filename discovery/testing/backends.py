@@ -87,6 +87,10 @@ class Backend:
             served.stop()
         self.join()
 
+    def close(self) -> None:
+        """End it for good."""
+        self.stop()
+
     def restart(self) -> None:
         """Start it again on the same address, which ends it first if it is running. Returns when it serves."""
         self.stop()
@@ -175,12 +179,17 @@ class BackendProcess(Backend):
                 self._process.wait(timeout)
             except subprocess.TimeoutExpired:
                 raise TimeoutError(f"backend '{self.name}' has not ended within {timeout:g} s") from None
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-            self._process = None
+            for pipe in (self._process.stdin, self._answer):
+                if pipe is not None:
+                    pipe.close()
+            self._process = self._answer = None
 
     def stop(self) -> None:
         self.kill()
+
+    def close(self) -> None:
+        self.kill()
+        self._shared.close()
 
 
 @overload
@@ -229,7 +238,7 @@ def backends(
                 started.append(BackendProcess(name, services=services, health=health, wait=False))
             else:
                 started.append(Backend(name, services=services, health=health))
-            stack.callback(started[-1].stop)
+            stack.callback(started[-1].close)
         for each in started:
             if isinstance(each, BackendProcess):
                 each.ready()

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,15 @@ def test_the_page_of_promises_has_the_suites_own() -> None:
     assert [row[0].removeprefix("| ") for row in rows[1:]] == promises
     assert [cell.strip(" |") for cell in rows[0][1:]] == list(registries())
     assert {cell.strip(" |").split(" ")[0] for row in rows[1:] for cell in row[1:]} == {"yes", "–"}
+
+
+def test_the_example_of_the_kit_for_tests_runs() -> None:
+    """As it stands in the library's README."""
+    [example] = re.findall(r"```python\n(from discovery import testing\n.*?)```", LIBRARY.read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import discovery\n{example}"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_page_on_sources_shows_the_one_that_the_suite_runs() -> None:
