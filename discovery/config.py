@@ -69,9 +69,9 @@ class Etcd:
     """How etcd is reached. Times in seconds.
 
     endpoints: the members, `host:port` or `https://host:port`; if one fails, the next is used.
-    user, password: if etcd's authentication is on.
+    user, password: if etcd's authentication is on, or will be.
     ca, certificate, key: PEM files; `ca` or https enables TLS; without `ca`, the system's CAs are used.
-    timeout: for one request.   keepalive: how often a silent watch is checked.
+    timeout: for one request.   keepalive: how often a silent watch is checked, and a registrar's key at the least.
     """
 
     endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
