@@ -175,7 +175,7 @@ class EtcdClient:
 
         try:
             return Stream(self._method("stream_stream", method, received), self._metadata(), ended, many=many)
-        except ValueError as error:  # the channel was closed in between
+        except (ValueError, RuntimeError) as error:  # the channel was closed in between, or no thread can be started
             raise self._failed(what, error) from None
 
     def _method(self, kind: str, method: str, deserializer: Callable[[bytes], Any]) -> Callable[..., Any]:
@@ -198,7 +198,7 @@ class EtcdClient:
 
 def _reason(settings: Etcd, what: str, error: Exception) -> str:
     if not isinstance(error, grpc.RpcError):
-        return "the connection was closed"
+        return "the connection was closed" if isinstance(error, ValueError) else f"{error} ({what})"
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return f"the user '{settings.user}' may not do this ({what}): {details}; grant its role the prefix"

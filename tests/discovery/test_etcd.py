@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -228,6 +229,32 @@ def test_a_source_opens_no_channel_before_it_is_read(monkeypatch: pytest.MonkeyP
     Registrar("etcd:///greeter", "10.0.0.1:1", config=Config(etcd=Etcd(endpoints)))
     with pytest.raises(TargetError, match="'etcd-2' cannot be used"):
         open_source(parse("etcd:///greeter"), Config(etcd=Etcd((*endpoints, "etcd-2"))))
+
+
+def test_a_watch_for_which_no_thread_can_be_started_is_an_error(
+    own: EtcdServer, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of pids: the set is there, what follows is tried again; no connection is left that gRPC could not close."""
+    start, refusing = threading.Thread.start, threading.Event()
+
+    def refuse(self: threading.Thread) -> None:
+        if refusing.is_set():
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Watched(own.settings(), service) as watched:
+        watched.next()
+        refusing.set()
+        own.stop()
+        watched.error()
+        own.start()
+        while "can't start new thread (Watch)" not in str(watched.seen.get(timeout=DEADLINE)):
+            pass
+        refusing.clear()
+        put(own, f"{service}/a", at(1))
+        while watched.ports(SourceError) != {1}:
+            pass
 
 
 def test_a_close_ends_a_running_watch_at_once(own: EtcdServer, service: str) -> None:

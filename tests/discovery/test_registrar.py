@@ -336,15 +336,37 @@ def exhausted(monkeypatch: pytest.MonkeyPatch, times: int, *names: str) -> Calla
 def test_a_process_that_can_start_no_thread_registers_when_it_can(
     server: EtcdServer, service: str, register: Register, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A limit of pids: gRPC raises RuntimeError from a request or a stream; it is told, and logged once."""
+    """A limit of pids: no stream of gRPC can be opened; it is told, and logged once."""
     left = exhausted(monkeypatch, 12, "discovery registrar")
     made = register(server.settings(), service)
-    until(lambda: "RuntimeError: can't start new thread" in made.last_error)
     made.wait_until_registered(DEADLINE)
     assert left() == 0
     assert [message for message in caplog.messages if "can't start" in message] == [
-        f"registration of '{made.key}': RuntimeError: can't start new thread"
+        f"registration of '{made.key}': etcd at {server.address}: can't start new thread (Watch)"
     ]
+
+
+def test_whatever_is_raised_is_told_and_tried_again(
+    server: EtcdServer, service: str, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what nobody expects of a request, before the entry is written and while it is held."""
+    failing = threading.Event()
+    ask = EtcdClient._ask
+
+    def raising(*arguments: Any, **named: Any) -> Any:
+        if failing.is_set():
+            raise MemoryError("no memory")
+        return ask(*arguments, **named)
+
+    monkeypatch.setattr(EtcdClient, "_ask", raising)
+    failing.set()
+    made = register(server.settings(keepalive=0.1), service)
+    for _ in range(2):
+        until(lambda: made.last_error == "MemoryError: no memory")
+        failing.clear()
+        made.wait_until_registered(DEADLINE)
+        failing.set()
+    failing.clear()
 
 
 def test_a_start_that_fails_can_be_repeated(
