@@ -80,8 +80,8 @@ audit: $(tooled) ## check all locks for known vulnerabilities, at api.osv.dev
 	@sh template/requirements/audit.sh $(tools)/pip-audit requirements.lock template/requirements/*.lock
 
 ##@ Measure
-bench: $(installed) ## measure cost and speed, as ratios to peers in the same run (PROJECT=path; build/benchmarks.json)
-	@$(bin)/python -m lab.benchmarks $(project)
+bench: $(installed) ## measure cost and speed, as ratios to peers in the same run (PROJECT=path PART= QUICK=1; build/benchmarks.json)
+	@$(bin)/python -m lab.benchmarks $(project) $(PART) $(if $(QUICK),--quick)
 
 experiment: $(installed) ## run the demo's scenario on a cluster, in every mode (PROJECT=path MODES= QUICK=1 STOP_API= START_API= RESTART_DNS=)
 	@$(bin)/python -m lab.experiment $(project) \

@@ -12,17 +12,18 @@ from pathlib import Path
 import grpc
 
 from ..project import ProjectError, add_arguments, chosen
-from . import client_process, cpu_per_rpc, first_rpc, registries, rolling_restart, server_interceptors, stress, update_cost, zones
+from . import calls, client_process, registries, rolling_restart, server_interceptors, stress, zones
 from .report import Row, as_json, from_json, table
 
-PARTS = ("cpu", "update", "first", "server", "registries", "zones", "client", "rolling")
-OF_DISCOVERY: dict[str, Callable[[], Iterator[Row]]] = {
-    "cpu": cpu_per_rpc.measure,
-    "update": update_cost.measure,
-    "first": first_rpc.measure,
-    "registries": registries.measure,
+PARTS = ("calls", "layers", "changes", "updates", "processes", "server", "zones", "outages", "rolling")
+OF_DISCOVERY: dict[str, Callable[[bool], Iterator[Row]]] = {
+    "calls": calls.measure,
+    "layers": calls.measure_layers,
+    "changes": registries.measure_changes,
+    "updates": registries.measure_updates,
+    "processes": client_process.measure,
     "zones": zones.measure,
-    "client": client_process.measure,
+    "outages": registries.measure_outages,
 }
 
 
@@ -51,6 +52,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.benchmarks")
     add_arguments(parser)
     parser.add_argument("part", nargs="?", choices=[*PARTS, "stress"], help="only this one; by itself, all but stress")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few samples of each, to see that it runs; its figures say nothing"
+    )
     parser.add_argument("--seconds", type=float, default=600.0, help="how long stress goes on changing a set (600)")
     parser.add_argument(
         "--json", type=Path, default=Path("build/benchmarks.json"), help="where the figures go, beside those of other parts"
@@ -61,9 +65,9 @@ def main() -> int:
     arguments = parser.parse_args()
     project = functools.cache(lambda: chosen(arguments, "benchmarks"))
     parts: dict[str, Callable[[], Iterator[Row]]] = {
-        **OF_DISCOVERY,
+        **{name: functools.partial(part, arguments.quick) for name, part in OF_DISCOVERY.items()},
         "server": lambda: server_interceptors.measure(project()),
-        "rolling": lambda: rolling_restart.measure(project()),
+        "rolling": lambda: rolling_restart.measure(project(), *((1, 1000) if arguments.quick else ())),
         "stress": functools.partial(_stress, arguments.seconds),
     }
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, grpcio {grpc.__version__}"

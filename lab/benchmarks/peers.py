@@ -53,7 +53,11 @@ def servers(count: int) -> Iterator[list[int]]:
         for number in range(count)
     ]
     try:
-        yield [int(process.stdout.readline()) for process in processes if process.stdout]
+        ports = [int(process.stdout.readline()) for process in processes if process.stdout]
+        for port in ports:  # a server's first call takes it some milliseconds more
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                method(channel)(b"x", timeout=20, wait_for_ready=True)
+        yield ports
     finally:
         for process in processes:
             process.kill()

@@ -18,7 +18,7 @@ from lab.servers import Server, places
 
 from .report import Row, row
 
-ROUNDS, CALLS, RATE = 10, 10_000, 1000
+ROUNDS, CALLS, RATE = 5, 10_000, 1000
 ADDRESSES = ("127.0.2.1", "127.0.2.2", "127.0.2.3")
 
 

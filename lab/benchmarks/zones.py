@@ -31,8 +31,8 @@ DOWN = float(os.environ.get("BENCH_ZONE_DOWN", "10"))
 DEADLINE = 150.0
 """Seconds for the own zone to serve alone again: gRPC's longest wait between attempts is 120."""
 
-Told = Callable[[bytes | None, float], None]
-"""Who answered a call, None for nobody, and when (time.monotonic)."""
+Told = Callable[[bytes | None, float, float], None]
+"""Who answered a call, None for nobody, when it began, and when it ended (time.monotonic)."""
 
 
 @contextlib.asynccontextmanager
@@ -41,11 +41,12 @@ async def traffic(call: Any, rate: float, told: Told) -> AsyncIterator[None]:
     calls: set[asyncio.Task[None]] = set()
 
     async def once() -> None:
+        began = time.monotonic()
         try:
             who: bytes | None = await call(b"x", timeout=20)
         except grpc.aio.AioRpcError:
             who = None
-        told(who, time.monotonic())
+        told(who, began, time.monotonic())
 
     async def begin() -> None:
         began, made = time.perf_counter(), 0
@@ -136,7 +137,7 @@ class _Seen:
         self.first_other: float | None = None
         self.last_other = time.monotonic()
 
-    def told(self, who: bytes | None, when: float) -> None:
+    def told(self, who: bytes | None, began: float, when: float) -> None:
         if who is None:
             self.failed += 1
             self.own_in_a_row = 0
@@ -172,7 +173,7 @@ async def _until(condition: Callable[[], bool], seconds: float) -> None:
         await asyncio.sleep(0.01)
 
 
-async def _spill(zones: list[_Zone]) -> list[Row]:
+async def _spill(zones: list[_Zone], down: float) -> list[Row]:
     rows, seen, own = [], _Seen(), zones[0]
     async with _client(zones, seen):
         seen.begin()
@@ -183,15 +184,15 @@ async def _spill(zones: list[_Zone]) -> list[Row]:
         await asyncio.to_thread(own.kill)
         await _until(lambda: seen.first_other is not None, 30)
         spilled = ((seen.first_other or float("inf")) - killed) * 1000
-        await asyncio.sleep(max(0.0, DOWN - (time.monotonic() - killed)))
+        await asyncio.sleep(max(0.0, down - (time.monotonic() - killed)))
         rows.append(row("own zone killed: until another zone answers", "ms", [spilled]))
-        rows.append(row(f"own zone killed and dead for {DOWN:g} s, no retry: failed calls at {RATE}/s", "calls", [seen.failed]))
+        rows.append(row(f"own zone killed and dead for {down:g} s, no retry: failed calls at {RATE}/s", "calls", [seen.failed]))
         seen.begin()
         await asyncio.to_thread(own.start)
         back = time.monotonic()
         await _until(lambda: seen.own_in_a_row >= RATE, DEADLINE)
         alone = seen.last_other - back if seen.own_in_a_row >= RATE else float("inf")
-        rows.append(row(f"own zone back after {DOWN:g} s: until it serves alone", "s", [max(0.0, alone)]))
+        rows.append(row(f"own zone back after {down:g} s: until it serves alone", "s", [max(0.0, alone)]))
         rows.append(row("own zone back: failed calls", "calls", [seen.failed], 0))
     return rows
 
@@ -207,9 +208,9 @@ async def _too_few(zones: list[_Zone]) -> Row:
     )
 
 
-def measure() -> Iterator[Row]:
+def measure(quick: bool) -> Iterator[Row]:
     """Endpoints stay listed while they are dead, so what is measured is gRPC's fail-over between priorities, not a registry."""
     with _zones(own=2, second=2, third=2) as zones:
-        yield from asyncio.run(_spill(zones))
+        yield from asyncio.run(_spill(zones, min(DOWN, 1.0) if quick else DOWN))
     with _zones(own=1, second=4, third=4) as zones:
         yield asyncio.run(_too_few(zones))

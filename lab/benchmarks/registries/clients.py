@@ -20,10 +20,9 @@ from discovery.sources.source import open_source
 from discovery.target import parse
 
 from ..peers import method
-from ..zones import traffic
-
-RATE = 1000
-"""Calls a second of a busy client."""
+from .busy import busy as _busy  # noqa: F401  a role
+from .busy import traced as _traced  # noqa: F401
+from .stages import VARIABLES
 
 
 def slices() -> Any:
@@ -40,6 +39,8 @@ class Client:
     def __init__(self, *role: Any) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
         environment = {**os.environ, "PYTHONPATH": str(Path(discovery.__file__).parents[1])}
+        if role[0] == "traced":
+            environment |= VARIABLES
         command = [sys.executable, "-B", "-c", f"from {__name__} import run; run({theirs.fileno()})"]
         self.process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
         theirs.close()
@@ -78,44 +79,15 @@ def _source(pipe: Connection, target: str, config: discovery.Config) -> None:
 
 def _idle(pipe: Connection, target: str, config: discovery.Config, *places: str) -> None:
     """A channel without traffic. `places` is for manual, as are the changes that the pipe brings."""
-    listed = [discovery.Endpoint(*parse_authority(place)) for place in places]
     manual = discovery.Manual("bench")
-    manual.set(listed)
+    manual.set(places)
     with discovery.insecure_channel(target, config=config) as channel:
         method(channel)(b"x", timeout=60)
         pipe.send("up")
-        while change := pipe.recv():
-            listed[change[0]] = discovery.Endpoint(*parse_authority(change[1]))
-            manual.set(listed)
-
-
-def _busy(pipe: Connection, target: str, config: discovery.Config) -> None:
-    """Calls at RATE. "arm" asks for the moment of the next answer of server 3, anything else for how many calls failed."""
-    armed, failed = False, 0
-
-    def told(who: bytes | None, when: float) -> None:
-        nonlocal armed, failed
-        failed += who is None
-        if armed and who == b"3":
-            armed = False
-            pipe.send(when)
-
-    def message() -> None:
-        nonlocal armed
-        if pipe.recv() == "arm":
-            armed = True
-        else:
-            pipe.send(failed)
-
-    async def main() -> None:
-        async with discovery.aio.insecure_channel(target, config=config) as channel:
-            await method(channel)(b"x", timeout=60)
-            async with traffic(method(channel), RATE, told):
-                pipe.send("up")
-                asyncio.get_running_loop().add_reader(pipe.fileno(), message)
-                await asyncio.Event().wait()
-
-    asyncio.run(main())
+        while True:
+            _, changed = pipe.recv()
+            manual.set(changed)
+            pipe.send(time.monotonic())
 
 
 def _witness(pipe: Connection, namespace: str) -> None:

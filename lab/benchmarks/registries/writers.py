@@ -25,14 +25,22 @@ class Manual:
 
     def __init__(self) -> None:
         self.client: Client | None = None
+        self._places: list[str] = []
+
+    @property
+    def listed(self) -> list[str]:
+        return [place for place in self._places if place]
 
     def fill(self, places: Sequence[str]) -> None:
-        """The client is born with them."""
+        """The next client is born with them."""
+        self.client, self._places = None, list(places)
 
     def put(self, index: int, place: str) -> float:
-        if self.client:
-            self.client.pipe.send((index, place))
-        return time.monotonic()
+        self._places[index] = place
+        if self.client is None:
+            return 0.0
+        self.client.pipe.send(("manual", self.listed))
+        return float(self.client.answer())
 
 
 class Etcd:
@@ -128,6 +136,11 @@ class Kubernetes:
 
 
 Registry = Manual | Etcd | Kubernetes
+
+
+def places_of(registry: Registry, count: int, *ports: int) -> list[str]:
+    """Loopback addresses; server n of the ports in turn."""
+    return [f"{registry.host}.{n // 250 + 1}.{n % 250 + 1}:{ports[n % len(ports)]}" for n in range(count)]
 
 
 def kubectl(*arguments: str) -> str:
