@@ -41,7 +41,7 @@ class Ages:
         return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
 
 
-_OFTEN_EMPTY = ("name", "node", "hints", "metadata")
+_OFTEN_EMPTY = ("name", "node", "hints", "metadata", "node_hints")
 
 
 def as_json(status: Status) -> str:
