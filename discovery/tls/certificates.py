@@ -184,12 +184,13 @@ class CertificateFiles:
         while self._wanted():
             try:
                 self._forget(self._ended.get(timeout=max(0.0, due - time.monotonic())))
+                continue
             except queue.Empty:
-                try:
-                    self.check()
-                except Exception:
-                    report(logger.exception, "the check of TLS files failed; the next one is in %g s", self.refresh)
                 due = time.monotonic() + self.refresh
+            try:
+                self.check()
+            except Exception:
+                report(logger.exception, "the check of TLS files failed; the next one is in %g s", self.refresh)
 
     def _wanted(self) -> bool:
         with self._lock:
