@@ -185,6 +185,7 @@ def test_close_cancels_the_calls_on_a_channel_that_was_replaced(folders: tuple[F
         client.issue(server.issue(trustme.CA()), identity="renewed")
         until(lambda: "renewed" in who(channel))
         channel.close()
+        until(lambda: not call.is_active())
         assert call.code() is grpc.StatusCode.CANCELLED
         until(lambda: proxy.connections == 0)
 
