@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from . import terminal
 from .config import FAMILIES, Config, Dns, Empty, Etcd, Kubernetes
-from .errors import DiscoveryError, NotSyncedError, TargetError
+from .errors import DiscoveryError, NotSyncedError, TargetError, printable
 from .resolving.failover import open_resolver
 from .resolving.publisher import Publisher
 from .snapshot import Snapshot
@@ -23,6 +24,9 @@ from .target import Target, parse
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Exit status 0: endpoints found, 1: none found in time, 2: an invalid target or option."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
     options = _parser().parse_args(arguments)
     logging.getLogger(__package__).addHandler(logging.NullHandler())  # errors are part of the output
     try:
@@ -58,7 +62,7 @@ def resolve(resolver: Publisher, options: argparse.Namespace) -> int:
     if options.json or status.snapshot:
         print(terminal.as_json(status) if options.json else terminal.table(status))
     for problem in status.problems:
-        print(f"{_parser().prog}: {problem}", file=sys.stderr)
+        print(f"{_parser().prog}: {printable(problem)}", file=sys.stderr)
     return 0 if status.snapshot else 1
 
 

@@ -65,22 +65,23 @@ class Snapshot:
         """Validate `endpoints`, and convert addresses to canonical form (RFC 5952).
 
         A malformed entry, or a second one with the same address and port, is skipped and becomes a problem: gRPC rejects a whole set
-        for one malformed endpoint, and a typing error in a registry must not block updates of the others. What `last` contains is
-        not validated again, so that a change among thousands is cheap.
+        for one malformed endpoint, and a typing error in a registry must not block updates of the others. Of two entries the one
+        with the better health counts, then the lesser one: registries list in any order. What `last` contains is not validated
+        again, so that a change among thousands is cheap.
         """
-        listed = list(endpoints)
-        unique = frozenset(listed)
+        unique = frozenset(endpoints)
         unknown = unique - last.endpoints if last is not None else unique
         skipped = list(problems)
         mended = {endpoint: mend for endpoint in unknown if (mend := _check(endpoint, skipped)) is not endpoint}
         if not mended and len({endpoint[:2] for endpoint in unique}) == len(unique):
-            return cls(unique, tuple(map(printable, skipped)))
+            return cls(unique, tuple(sorted(set(map(printable, skipped)))))
         found: dict[tuple[str, int], Endpoint] = {}
-        for endpoint in listed:
+        for endpoint in unique:
             good = mended.get(endpoint, endpoint)
-            if good is not None and found.setdefault(good[:2], good) != good:
-                skipped.append(f"endpoint {good.authority} is listed twice; the first entry counts")
-        return cls(frozenset(found.values()), tuple(map(printable, skipped)))
+            if good is not None and (other := found.setdefault(good[:2], good)) != good:
+                found[good[:2]] = min(good, other, key=_precedence)
+                skipped.append(f"endpoint {good.authority} is listed twice, with different values; only one entry counts")
+        return cls(frozenset(found.values()), tuple(sorted(set(map(printable, skipped)))))
 
     @property
     def usable(self) -> bool:
@@ -100,6 +101,13 @@ def canonical_address(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise ValueError("the address is no IP literal") from None
+
+
+_RANK = {Health.UNKNOWN: 0, Health.HEALTHY: 0, Health.DRAINING: 1, Health.UNHEALTHY: 2}
+
+
+def _precedence(endpoint: Endpoint) -> tuple[int, Endpoint]:
+    return _RANK[endpoint.health], endpoint
 
 
 def _check(endpoint: Endpoint, problems: list[str]) -> Endpoint | None:

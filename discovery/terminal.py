@@ -11,13 +11,13 @@ from .status import Status
 
 COLUMNS: tuple[tuple[str, Callable[[Endpoint], str]], ...] = (
     ("address", lambda endpoint: endpoint.authority),
-    ("zone", lambda endpoint: printable(endpoint.zone) or "-"),
+    ("zone", lambda endpoint: endpoint.zone or "-"),
     ("weight", lambda endpoint: str(endpoint.weight)),
     ("health", lambda endpoint: endpoint.health.name.lower()),
-    ("name", lambda endpoint: printable(endpoint.name) or "-"),
-    ("node", lambda endpoint: printable(endpoint.node) or "-"),
+    ("name", lambda endpoint: endpoint.name or "-"),
+    ("node", lambda endpoint: endpoint.node or "-"),
 )
-"""The columns of a table: heading and text. The last one is omitted if no endpoint has a node."""
+"""The columns of a table: heading and text, which is still to be escaped. The last one is omitted if no endpoint has a node."""
 
 
 class Ages:
@@ -66,7 +66,7 @@ def table(status: Status) -> str:
     """A plain table with aligned columns."""
     columns = _columns(status.snapshot)
     rows = [tuple(heading.upper() for heading, _ in columns)]
-    rows += [tuple(read(endpoint) for _, read in columns) for endpoint in _sorted(status.snapshot)]
+    rows += [tuple(printable(read(endpoint)) for _, read in columns) for endpoint in _sorted(status.snapshot)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -77,7 +77,7 @@ def changes(before: Snapshot | None, after: Snapshot) -> Iterator[str]:
     new = {endpoint[:2]: endpoint for endpoint in after.endpoints}
     for key in sorted(old.keys() | new.keys()):
         if key not in new:
-            yield f"- {old[key].authority}"
+            yield printable(f"- {old[key].authority}")
         elif key not in old:
             yield f"+ {_described(new[key])}"
         elif old[key] != new[key]:
@@ -108,7 +108,7 @@ def live(status: Status, ages: Ages) -> Any:
     for heading, _ in columns:
         shown.add_column(heading.upper(), header_style="bold")
     for endpoint in _sorted(status.snapshot):
-        shown.add_row(*(Text(read(endpoint), style=colours.get(read(endpoint), "")) for _, read in columns))
+        shown.add_row(*(Text(printable(read(endpoint)), style=colours.get(read(endpoint), "")) for _, read in columns))
     return Group(shown, Text(), Text(summary(status), style="green" if status.state == "synced" else "yellow"))
 
 

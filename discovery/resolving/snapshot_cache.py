@@ -1,7 +1,7 @@
 """The last known good set of a target in a file, so that a client can start while the registry is down.
 
 Disabled unless a directory is set. The file is JSON, replaced atomically by rename, so that a crash or a full disk leaves the old one.
-A file that cannot be read is ignored.
+A file that cannot be read, is another user's, or comes from another registry is ignored.
 """
 
 import contextlib
@@ -10,32 +10,33 @@ import json
 import logging
 import os
 import queue
+import stat
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from ..config import Remember
-from ..errors import report
+from ..errors import printable, report
 from ..snapshot import Endpoint, Health, Snapshot
 
 logger = logging.getLogger(__package__)
 
-VERSION = 1
+VERSION = 2
 """The version of the file's format; other versions are ignored."""
 
 
 class SnapshotCache:
-    """One target's file. Several clients may share a directory: the last one to write wins."""
+    """The file of one target in one registry. Several clients may share a directory: the last one to write wins."""
 
     def __init__(self, settings: Remember, target: str, registry: str, clock: Callable[[], float] = time.time) -> None:
         self.registry = registry
         self._settings = settings
         self._target = target
         self._clock = clock
-        digest = hashlib.sha256(f"{registry} {target}".encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([registry, target]).encode()).hexdigest()
         self.path = Path(settings.directory) / f"{digest[:16]}.json"
-        self._complained = False
+        self._complained: set[str] = set()  # what has been logged, so that no attempt repeats it
 
     def write(self, snapshot: Snapshot) -> None:
         """Write a set, unless it has no usable endpoint. An error is logged once and has no other effect."""
@@ -44,6 +45,7 @@ class SnapshotCache:
         content = {
             "version": VERSION,
             "target": self._target,
+            "registry": self.registry,
             "written": self._clock(),
             "endpoints": [list(endpoint) for endpoint in sorted(snapshot.endpoints)],
         }
@@ -60,18 +62,16 @@ class SnapshotCache:
                 with contextlib.suppress(OSError):
                     os.unlink(name)
                 raise
-            self._complained = False
+            self._complained.clear()
         except OSError as error:
-            if not self._complained:
-                logger.warning("target '%s': the last known good set cannot be kept in %s: %s", self._target, self.path, error)
-            self._complained = True
+            self._complain("kept", error)
 
     def read(self) -> Snapshot | None:
-        """The cached set, unless it is too old, damaged, or of another target."""
+        """The cached set, unless it is too old, damaged, another user's, or of another target or registry."""
         try:
-            content = json.loads(self.path.read_text())
-            if (content["version"], content["target"]) != (VERSION, self._target):
-                raise ValueError("it belongs to another target or version")
+            content = json.loads(self._content())
+            if (content["version"], content["target"], content["registry"]) != (VERSION, self._target, self.registry):
+                raise ValueError("it belongs to another target, registry or version")
             age = self._clock() - content["written"]
             if age < 0:
                 raise ValueError(f"it was written {-age:.0f} s in the future; the clock has been set back")
@@ -81,14 +81,28 @@ class SnapshotCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
-            reason = f"it holds no {error}" if isinstance(error, KeyError) else error
-            logger.warning("target '%s': the last known good set in %s cannot be used: %s", self._target, self.path, reason)
+            self._complain("used", f"it holds no {error}" if isinstance(error, KeyError) else error)
             return None
+
+    def _content(self) -> bytes:
+        """The file's bytes. Raises ValueError if it is not a regular file of this user: others could choose the servers."""
+        handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+                raise ValueError("it is no regular file of this process's user")
+            return file.read()
+
+    def _complain(self, use: str, reason: object) -> None:
+        if use not in self._complained:
+            text = "target '%s': the last known good set in %s cannot be %s: %s"
+            report(logger.warning, text, self._target, self.path, use, printable(str(reason)))
+        self._complained.add(use)
 
 
 def _endpoint(
     address: str, port: int, zone: str, weight: int, health: int, name: str, node: str, hints: list[str], metadata: str,
-    node_hints: Iterable[str] = (),  # files of version 2.0 do not have it
+    node_hints: list[str],
 ) -> Endpoint:  # fmt: skip
     for text in (address, zone, name, node, metadata, *hints, *node_hints):
         if not isinstance(text, str):

@@ -58,6 +58,49 @@ def test_what_cannot_be_is_said_in_one_sentence(arguments: tuple[str, ...], stat
     assert "Traceback" not in done.stderr
 
 
+HOSTILE = "é\x1b[2J\n\x9b\u202e\ud800\u2028"
+SOURCE = f"""
+from discovery import Empty, Endpoint, Health, Snapshot, SourceError, register
+
+class Hostile:
+    knows_health, empty, registry = True, Empty("keep"), "hostile"
+
+    def __init__(self, target):
+        self.fails = target.name == "fails"
+
+    def watch(self):
+        if not self.fails:
+            text = {HOSTILE!a}
+            yield Snapshot.of([Endpoint("127.0.0.1", 80, text, 1, Health.HEALTHY, text, text, (text,), text)], [text])
+        raise SourceError({HOSTILE!a})
+
+    def close(self): pass
+
+register("hostile", lambda target, config: Hostile(target))
+"""
+"""A source whose registry holds what would command a terminal, and is not text in any encoding."""
+
+
+@pytest.mark.parametrize("arguments", [("resolve",), ("resolve", "--json"), ("watch",), ("watch", "--json")])
+@pytest.mark.parametrize("target", ["hostile:///works", "hostile:///fails"])
+def test_what_a_registry_holds_cannot_command_a_terminal(tmp_path: Path, arguments: tuple[str, ...], target: str) -> None:
+    """Names, zones, problems and errors are escaped on both outputs, and what the encoding lacks is no error."""
+    (tmp_path / "hostile.py").write_text(SOURCE)
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{tmp_path}", "PYTHONIOENCODING": "ascii"}
+    line = [sys.executable, "-m", "discovery", *arguments, target, "--import", "hostile", "--timeout", "0.5"]
+    shown = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert shown.stdout is not None
+    first = shown.stdout.readline()
+    if "watch" in arguments:
+        shown.send_signal(signal.SIGINT)
+    rest, errors = shown.communicate(timeout=DEADLINE)
+    text = (first + rest + errors).decode()
+    assert "Traceback" not in text
+    assert "[2J" in text
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert len(text.splitlines()) == len(text.split("\n")) - 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_watch_follows_changes_and_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
     """A server without a health service counts as unknown; the line appears without any further event."""

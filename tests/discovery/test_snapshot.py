@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discovery.snapshot import Endpoint, Snapshot, parse_authority
+from discovery.snapshot import Endpoint, Health, Snapshot, parse_authority
 from discovery.status import Status
 from discovery.terminal import changes, summary, table
 
@@ -42,11 +42,34 @@ def test_a_bad_entry_costs_only_itself(bad: Endpoint, reason: str) -> None:
     assert reason in snapshot.problems[0]
 
 
-def test_of_two_entries_for_one_address_the_first_counts() -> None:
-    """gRPC refuses a set with a duplicate address."""
-    snapshot = Snapshot.of([Endpoint("10.0.0.1", 80, zone="a"), Endpoint("10.0.0.1", 80, zone="b"), Endpoint("10.0.0.2", 80)])
-    assert snapshot.endpoints == {Endpoint("10.0.0.1", 80, zone="a"), Endpoint("10.0.0.2", 80)}
-    assert "listed twice" in snapshot.problems[0]
+def test_of_two_entries_for_one_address_one_counts() -> None:
+    """gRPC refuses a set with a duplicate address. The better health counts, as long as a registry says both."""
+    bad = Endpoint("10.0.0.1", 80, zone="a", health=Health.UNHEALTHY)
+    leaving, good = (bad._replace(health=health, zone="z") for health in (Health.DRAINING, Health.HEALTHY))
+    other = Endpoint("10.0.0.2", 80)
+    assert Snapshot.of([bad, leaving, good, other]).endpoints == {good, other}
+    assert Snapshot.of([bad, leaving]).endpoints == {leaving}
+    assert "listed twice" in Snapshot.of([bad, good]).problems[0]
+
+
+ENTRIES = st.builds(
+    Endpoint,
+    st.sampled_from(["10.0.0.1", "::1", "0::1", "x"]),
+    st.integers(0, 2),
+    st.sampled_from("ab"),
+    st.integers(0, 2),
+    st.sampled_from(Health),
+    st.sampled_from(["", "pod"]),
+)
+
+
+@given(st.lists(ENTRIES, max_size=12).flatmap(lambda listed: st.tuples(st.just(listed), st.permutations(listed))))
+def test_the_order_of_the_entries_changes_nothing(both: tuple[list[Endpoint], list[Endpoint]]) -> None:
+    """DNS and etcd rotate their answers; an equal set must not become an update, nor a problem a new one."""
+    first, second = Snapshot.of(both[0], ["b", "a"]), Snapshot.of(both[1] + both[1], ["a", "b", "a"])
+    assert (first, first.problems) == (second, second.problems)
+    again = Snapshot.of(both[1], ["b", "a"], last=first)
+    assert (again, again.problems) == (first, first.problems)
 
 
 @given(
@@ -85,7 +108,7 @@ def test_any_text_is_host_and_port_or_a_value_error(text: str) -> None:
 
 def test_what_a_registry_holds_cannot_command_a_terminal() -> None:
     """Not from a problem, a name or a zone: escape sequences are shown, not sent."""
-    hostile = "\x1b[2J\n\u202e"
+    hostile = "\x1b[2J\n\u202e\x9b\ud800\u2028"
     shown = Snapshot.of([Endpoint("10.0.0.1", 80, zone=hostile, name=hostile, node=hostile)], [f"key '{hostile}' is left out"])
     status = Status("etcd:///x", state="synced", snapshot=shown, problems=shown.problems, last_error=hostile)
     for text in (*table(status).splitlines(), *changes(None, shown), summary(status), *shown.problems):

@@ -1,7 +1,9 @@
 """snapshot_cache.py: the last known good set in a file."""
 
 import json
+import os
 import queue
+import stat
 import tempfile
 from pathlib import Path
 
@@ -79,8 +81,8 @@ def test_a_number_without_an_end_is_not_believed(tmp_path: Path, place: int) -> 
     assert kept.read() is None
 
 
-@pytest.mark.parametrize("key", ["version", "target"])
-def test_a_file_of_another_target_or_version_is_not_believed(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize("key", ["version", "target", "registry"])
+def test_a_file_of_another_target_registry_or_version_is_not_believed(tmp_path: Path, key: str) -> None:
     """Files are named by a hash, and formats change."""
     kept = memory(tmp_path)
     kept.write(FULL)
@@ -88,13 +90,55 @@ def test_a_file_of_another_target_or_version_is_not_believed(tmp_path: Path, key
     assert kept.read() is None
 
 
-def test_a_file_of_before_there_were_node_hints_is_read(tmp_path: Path) -> None:
-    """Its entries are one field shorter."""
-    memory(tmp_path).write(FULL)
-    content = json.loads(memory(tmp_path).path.read_text())
-    content["endpoints"] = [fields[:9] for fields in content["endpoints"]]
-    memory(tmp_path).path.write_text(json.dumps(content))
-    assert memory(tmp_path).read() == Snapshot.of(endpoint._replace(node_hints=()) for endpoint in FULL.endpoints)
+def test_each_registry_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """The same target in production and in staging names other servers."""
+    production, staging = (SnapshotCache(Remember(str(tmp_path)), TARGET, registry) for registry in ("10.0.0.1", "10.0.0.2"))
+    production.write(FULL)
+    assert staging.read() is None
+    staging.write(snapshot(1))
+    assert (production.read(), staging.read()) == (FULL, snapshot(1))
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "pipe", "directory", "another user's"])
+def test_what_is_no_file_of_this_user_is_not_believed(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a directory that others can write to, they would choose the servers; and a pipe would be waited for."""
+    kept = memory(tmp_path)
+    kept.write(FULL)
+    aside = kept.path.rename(tmp_path / "aside")
+    if kind == "symbolic link":
+        kept.path.symlink_to(aside)
+    elif kind == "pipe":
+        os.mkfifo(kept.path)
+    elif kind == "directory":
+        kept.path.mkdir()
+    else:
+        aside.rename(kept.path)
+        user = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    assert kept.read() is None
+    assert "cannot be used" in caplog.text
+
+
+def test_the_directory_is_made_for_this_user_alone(tmp_path: Path) -> None:
+    """The file, too."""
+    kept = memory(tmp_path / "made")
+    kept.write(FULL)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (kept.path.parent, kept.path)] == [0o700, 0o600]
+
+
+def test_a_file_that_cannot_be_used_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not at every attempt to reach the registry; and again after it was written anew. What it holds is escaped."""
+    kept = memory(tmp_path)
+    for expected in (1, 2):
+        kept.write(FULL)
+        content = json.loads(kept.path.read_text())
+        content["endpoints"][0][4] = "\x1b[2J\u202e\n"
+        kept.path.write_text(json.dumps(content))
+        assert (kept.read(), kept.read()) == (None, None)
+        assert len(caplog.records) == expected
+        assert caplog.records[-1].getMessage().isprintable()
 
 
 def test_a_place_that_cannot_be_written_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
