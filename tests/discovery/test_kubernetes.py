@@ -21,10 +21,10 @@ pytest.importorskip("kubernetes", reason="kubeconfigs need kubernetes: pip insta
 
 from discovery.sources.kubernetes import source as code
 from discovery.sources.kubernetes.source import SLOW_RETRY
+from discovery.testing import Proxy
 
 from . import cluster_api
 from .cluster_api import Namespace, Watch, context, end_watches, first, found, kubeconfig, opened, ready
-from .proxy import Proxy
 
 pytestmark = pytest.mark.cluster
 

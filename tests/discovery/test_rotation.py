@@ -13,10 +13,10 @@ import grpc
 import pytest
 
 from discovery import CertificateFiles, Health, aio, secure_channel, status
+from discovery.testing import Proxy
 from discovery.tls.aio_rotation import RenewedChannel as AioRenewedChannel
 from discovery.tls.rotation import RenewedChannel
 
-from .proxy import Proxy
 from .servers import DEADLINE, streaming, unary, until, who
 from .tls_servers import NAME, OPTIONS, Folder, secure_server, trustme
 

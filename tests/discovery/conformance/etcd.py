@@ -10,9 +10,8 @@ import pytest
 
 from discovery.config import Config, Etcd
 from discovery.sources.etcd_client import EtcdClient
-from discovery.testing import EtcdServer
+from discovery.testing import EtcdServer, Proxy
 
-from ..proxy import Proxy
 from .registry import Place, Registry
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 
 from discovery.config import Config, Kubernetes
-from discovery.testing import Backend
+from discovery.testing import Backend, Proxy
 
 from .registry import Place, Registry
 
@@ -28,7 +28,6 @@ class KubernetesRegistry(Registry):
 
     def __init__(self, folder: Path) -> None:
         from .. import cluster_api  # reads the cluster's address, so only where there is one
-        from ..proxy import Proxy
 
         self._api = cluster_api
         self._entered = cluster_api.namespace()
