@@ -6,6 +6,8 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -31,6 +33,7 @@ from discovery.xds import runtime
 from discovery.xds.runtime import process
 from discovery.xds.service_config import NO_RETRY
 
+from . import tls_servers
 from .servers import DEADLINE, Server, servers, share, streaming, unary, until, who
 
 RETRY = (
@@ -176,6 +179,90 @@ def test_a_channel_that_is_forgotten_is_given_back_and_a_stub_keeps_it(manual: M
         gc.collect()
         assert call(b"", timeout=DEADLINE) == b"a"
         assert len(process.statuses()) == 1
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "certificate files"])
+def test_a_call_keeps_its_channel(secure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with gRPC: whoever holds a call needs neither its channel nor its method, and may read it later."""
+    monkeypatch.setattr(runtime, "LINGER", 3.0)
+    folder = tls_servers.Folder(tmp_path / "tls", tls_servers.NAME, tls_servers.trustme.CA())
+    files = folder.files()
+
+    async def call_aio(target: str) -> list[bytes]:
+        def channel() -> grpc.aio.Channel:
+            return aio.secure_channel(target, files, tls_servers.OPTIONS) if secure else aio.insecure_channel(target)
+
+        calls = unary(channel())(b"", timeout=DEADLINE), streaming(channel())(b"", timeout=DEADLINE)
+        gc.collect()
+        return [await calls[0], await calls[1].read()]
+
+    def call_sync(target: str) -> list[bytes]:
+        def channel() -> grpc.Channel:
+            return secure_channel(target, files, tls_servers.OPTIONS) if secure else insecure_channel(target)
+
+        calls = unary(channel()).future(b"", timeout=DEADLINE), streaming(channel())(b"", timeout=DEADLINE)
+        gc.collect()
+        answers = [unary(channel())(b"", timeout=DEADLINE), calls[0].result(), next(calls[1])]
+        calls[1].cancel()
+        return answers
+
+    with tls_servers.secure_server(files) as encrypted, servers("a") as running:
+        target = f"static:///{encrypted if secure else running['a'].address}"
+        answer = tls_servers.NAME.encode() if secure else b"a"
+        assert call_sync(target) == [answer] * 3
+        assert asyncio.run(call_aio(target)) == [answer] * 2
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "certificate files"])
+@pytest.mark.parametrize("target", ["static:///127.0.0.1:1", "ipv4:127.0.0.1:1"])
+def test_channels_and_methods_are_instances_of_grpcs_own_classes(target: str, secure: bool, tmp_path: Path) -> None:
+    """Libraries such as google-api-core choose by isinstance."""
+    folder = tls_servers.Folder(tmp_path / "tls", tls_servers.NAME, tls_servers.trustme.CA())
+    credentials = folder.files()
+
+    def check(channel: grpc.Channel | grpc.aio.Channel, module: Any) -> None:
+        assert isinstance(channel, module.Channel)
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            expected = getattr(module, f"{kind.title().replace('_', '')}MultiCallable")
+            assert isinstance(getattr(channel, kind)("/test.Echo/Who"), expected)
+
+    async def check_aio() -> None:
+        async with aio.secure_channel(target, credentials) if secure else aio.insecure_channel(target) as channel:
+            check(channel, grpc.aio)
+            await channel.close()
+
+    with secure_channel(target, credentials) if secure else insecure_channel(target) as channel:
+        check(channel, grpc)
+        channel.close()
+    asyncio.run(check_aio())
+
+
+def test_waiting_for_a_first_set_in_aio_ends_when_the_target_is_closed(manual: Manual) -> None:
+    """At once, as without asyncio."""
+
+    async def run() -> None:
+        channel = aio.insecure_channel(manual.target)
+        waiting = asyncio.create_task(aio.wait_until_synced(manual.target, DEADLINE))
+        await asyncio.sleep(0)
+        await channel.close()
+        await waiting
+
+    with pytest.raises(NotSyncedError, match="was closed before its first set"):
+        asyncio.run(run())
+
+
+def test_a_channel_that_cannot_be_opened_keeps_no_target(manual: Manual, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever gRPC, or what instruments it, raises."""
+
+    def refuse(*args: object, **kwargs: object) -> grpc.Channel:
+        raise MemoryError
+
+    monkeypatch.setattr(grpc, "insecure_channel", refuse)
+    monkeypatch.setattr(runtime, "LINGER", 3600.0)
+    with pytest.raises(MemoryError) as error:
+        insecure_channel(manual.target)
+    del error
+    until(lambda: process.statuses() == [])
 
 
 def test_a_service_config_keeps_its_retries(manual: Manual) -> None:
