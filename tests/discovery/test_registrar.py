@@ -423,7 +423,9 @@ def test_what_etcd_says_cannot_break_a_log_line(register: Register, caplog: pyte
     member.stop(None).wait(DEADLINE)
 
 
-def test_a_signal_handler_may_close(server: EtcdServer, service: str, register: Register) -> None:
+def test_a_signal_handler_may_close(
+    server: EtcdServer, service: str, register: Register, caplog: pytest.LogCaptureFixture
+) -> None:
     """In the middle of a wait for the same registrar, and while the thread that it interrupts holds a log handler's lock."""
     made = register(server.settings(), service)
     made.wait_until_registered(DEADLINE)
@@ -451,6 +453,7 @@ def test_a_signal_handler_may_close(server: EtcdServer, service: str, register: 
         registrar.logger.removeHandler(handler)
         signal.signal(signal.SIGUSR1, before)
     assert done == [0]
+    assert not [message for message in caplog.messages if "taken away" in message]
 
 
 def test_a_registrar_does_nothing_in_a_forked_process(server: EtcdServer, service: str) -> None:
