@@ -453,6 +453,7 @@ def test_a_signal_handler_may_close(
         registrar.logger.removeHandler(handler)
         signal.signal(signal.SIGUSR1, before)
     assert done == [0]
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == f"discovery registrar {made.key}"])
     assert not [message for message in caplog.messages if "taken away" in message]
 
 
