@@ -6,6 +6,7 @@ share the folder, where process ids mean nothing.
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import stat
@@ -23,6 +24,7 @@ _PREFIX = "grpc-discovery-"
 _SOCKET = "ads"
 _LOCK = "lock"
 _LONGEST_PATH = 100  # sun_path holds 108 bytes on Linux, 104 elsewhere
+_SPECIAL = frozenset("#%,?")  # in an address of gRPC they end the path, or begin another character or address
 _ATTEMPTS = 10  # another process's sweep can take a directory between its creation and its lock
 _MOST_ENTRIES = 10_000  # of the parent directory that a sweep reads
 _MOST_TRIED = 500
@@ -50,15 +52,13 @@ class SocketDirectory:
         for parent in _parents():
             try:
                 self._create_in(parent)
-            except OSError:
-                tried.append(parent)
+            except OSError as error:
+                tried.append(f"{parent} ({error.strerror})")
             else:
                 sweep(parent)
                 return
         raise ControlPlaneError(
-            "no directory for the control plane's socket: "
-            + (f"cannot write to {', '.join(tried)}" if tried else "every path is too long")
-            + "; set TMPDIR to one with a short path"
+            f"no directory for the control plane's socket can be made in {', '.join(tried)}; set TMPDIR to one with a short path"
         )
 
     @property
@@ -107,9 +107,13 @@ class SocketDirectory:
             self._path = os.path.join(parent, _PREFIX + os.urandom(4).hex())
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._path, 0o700)
-                if self._take_lock():
-                    return
-        raise FileExistsError(self._path)
+                try:
+                    if self._take_lock():
+                        return
+                except OSError:  # such as too many open files: nothing stays
+                    self.remove()
+                    raise
+        raise FileExistsError(errno.EEXIST, "the directory is removed as often as it is made", self._path)
 
     def _take_lock(self) -> bool:
         """Whether the directory is this process's now; not if a sweep was faster. Raises OSError."""
@@ -194,15 +198,15 @@ def _remove(path: str) -> None:
 def _parents() -> Iterator[str]:
     """Where the directory may be, best first. A container with a read-only root often has no /tmp, but always /dev/shm."""
     seen = set()
-    for parent in (os.environ.get("TMPDIR", ""), "/tmp", "/dev/shm", "/var/tmp", None):
-        if parent is None:
-            try:
-                parent = os.getcwd()
-            except OSError:  # it was removed
-                return
-        if parent and parent not in seen and len(os.fsencode(parent)) + len(f"/{_PREFIX}00000000/{_SOCKET}") <= _LONGEST_PATH:
-            seen.add(parent)
-            yield parent
+    for parent in (os.environ.get("TMPDIR", ""), "/tmp", "/dev/shm", "/var/tmp", "."):
+        try:
+            path = os.path.abspath(parent) if parent else ""
+        except OSError:  # the working directory was removed
+            continue
+        fits = len(os.fsencode(path)) + len(f"/{_PREFIX}00000000/{_SOCKET}") <= _LONGEST_PATH
+        if path and fits and path not in seen and not _SPECIAL & set(path):
+            seen.add(path)
+            yield path
 
 
 def _close_in_child() -> None:

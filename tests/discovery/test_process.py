@@ -1,7 +1,9 @@
 """runtime.py, bootstrap.py and socket_directory.py as a whole process: its start, its exit, its forks, and what stands beside it."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -603,7 +605,7 @@ def test_a_path_that_somebody_else_has_taken_is_refused(
     if taken == "link":
         path.symlink_to(tmp_path)
     elif taken == "file":
-        path.touch()
+        path.touch(mode=0o600)
     else:
         path.mkdir(mode=0o777 if taken == "open to others" else 0o700)
     if taken == "open to others":
@@ -632,24 +634,56 @@ def test_a_directory_that_a_sweep_took_while_it_was_made_is_made_again(parent: P
     directory.remove()
 
 
-def test_the_next_parent_is_taken_if_one_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Missing, or too long for a socket."""
-    for unusable in (tmp_path / "missing", tmp_path / ("long" * 30)):
-        monkeypatch.setenv("TMPDIR", str(unusable))
+def test_the_next_parent_is_taken_if_one_cannot_be_used(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing, too long for a socket, or with a character that means something else in an address of gRPC."""
+    names = ("long" * 20, "a#b", "a%41b", "a,b", "a?b")
+    for name in names:
+        (parent / name).mkdir()
+    for name in ("missing", *names):
+        monkeypatch.setenv("TMPDIR", str(parent / name))
         directory = SocketDirectory()
         assert directory.socket.startswith("/tmp/grpc-discovery-")
         directory.remove()
+
+
+def test_a_relative_folder_is_found_after_the_working_directory_has_changed(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """gRPC connects to the socket later."""
+    folder = tmp_path_factory.mktemp("r")
+    done = run(
+        f"os.chdir({str(folder)!r}); plane = discovery.xds.runtime.process.plane(); os.chdir('/')" + CALL,
+        server.address,
+        environment={"TMPDIR": "."},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_directory_that_cannot_be_locked_does_not_stay(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many open files: the start fails, and leaves nothing."""
+
+    def refuse(path: str, *args: int, **kwargs: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files", path)
+
+    before = set(Path("/tmp").glob("grpc-discovery-*"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        with pytest.raises(ControlPlaneError, match="Too many open files"):
+            SocketDirectory()
+    assert list(parent.iterdir()) == []
+    assert set(Path("/tmp").glob("grpc-discovery-*")) <= before
 
 
 def test_no_parent_at_all_is_an_error_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the remedy; a working directory that is gone is one of them."""
 
     def refuse(*args: object, **kwargs: object) -> None:
-        raise PermissionError
+        raise PermissionError(errno.EACCES, "denied")
 
+    monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr(os, "mkdir", refuse)
-    with pytest.raises(ControlPlaneError, match=r"/tmp, /dev/shm, .*set TMPDIR"):
+    with pytest.raises(ControlPlaneError, match=rf"/tmp \(denied\), .*{re.escape(os.getcwd())} \(denied\); set TMPDIR"):
         SocketDirectory()
     monkeypatch.setattr(os, "getcwd", refuse)
-    with pytest.raises(ControlPlaneError, match=r"/tmp, /dev/shm, /var/tmp; set TMPDIR"):
+    with pytest.raises(ControlPlaneError, match=r"/tmp \(denied\), /dev/shm \(denied\), /var/tmp \(denied\); set TMPDIR"):
         SocketDirectory()
