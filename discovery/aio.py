@@ -137,17 +137,17 @@ class _Channel(grpc.aio.Channel):
         await self.close()
 
 
-class _UnaryUnary(Checked, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
+class _UnaryUnary(Checked, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]  # grpcio 1.62 has no parameters
     pass
 
 
-class _UnaryStream(Checked, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
+class _UnaryStream(Checked, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]  # grpcio 1.62 has no parameters
     pass
 
 
-class _StreamUnary(Checked, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
+class _StreamUnary(Checked, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]  # grpcio 1.62 has no parameters
     pass
 
 
-class _StreamStream(Checked, grpc.aio.StreamStreamMultiCallable[Any, Any]):
+class _StreamStream(Checked, grpc.aio.StreamStreamMultiCallable):  # type: ignore[type-arg]  # grpcio 1.62 has no parameters
     pass
