@@ -10,7 +10,7 @@ import discovery
 
 from ..peers import method
 from ..zones import traffic
-from .stages import Trace
+from .stages import ANSWERED, BEGAN, Trace
 
 RATE = 1000
 """Calls a second."""
@@ -36,7 +36,7 @@ def busy(pipe: Connection, target: str, config: discovery.Config, *places: str, 
         failed += who is None
         if armed and who == NEW:
             armed = False
-            pipe.send({**trace.stages(), "its first call began": began, "its first call answered": when} if trace else when)
+            pipe.send({**trace.stages(), BEGAN: began, ANSWERED: when} if trace else when)
 
     async def connect(address: str) -> None:
         began = time.monotonic()

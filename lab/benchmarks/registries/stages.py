@@ -19,13 +19,19 @@ from discovery.xds import ads_stream, control_plane, resources
 VARIABLES = {"GRPC_VERBOSITY": "DEBUG", "GRPC_TRACE": "subchannel"}
 """The environment of a traced process."""
 
-ARRIVED, YIELDED, PUBLISHED, ANSWERED, ACKNOWLEDGED, CONNECTING, READY = (
-    "arrived in the client", "yielded by the source", "published to the control plane", "laid out and sent to gRPC",
-    "acknowledged by gRPC", "connection begun", "connection ready",
-)  # fmt: skip
+ARRIVED, YIELDED, PUBLISHED = "arrived in the client", "yielded by the source", "published to the control plane"
+SENT, ACKNOWLEDGED = "laid out and sent to gRPC", "acknowledged by gRPC"
+CONNECTING, READY = "connection begun", "connection ready"
+BEGAN, ANSWERED = "its first call began", "its first call answered"
 
 _ASSIGNMENT = resources.TYPE_PREFIX + resources.ASSIGNMENT
 _LINE = r"^I\d{{4}} (\d+):(\d+):(\d+\.\d+) .*address=ipv4:{},.*connectivity state (CONNECTING|READY)"
+
+
+def _is_new(plane: control_plane.ControlPlane, name: str, snapshot: object) -> bool:
+    """Of a set that is published again with every status, the first time counts."""
+    served = plane._served.get(name)
+    return served is not None and served.published is not snapshot
 
 
 class Trace:
@@ -37,14 +43,14 @@ class Trace:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  open for as long as the process lives
         os.dup2(self._log.fileno(), 2)
         self._before(Resolver, "_receive", YIELDED)
-        self._before(control_plane.ControlPlane, "publish", PUBLISHED)
+        self._before(control_plane.ControlPlane, "publish", PUBLISHED, _is_new)
         self._before(ads_stream.Stream, "subscribe", ACKNOWLEDGED, lambda _, request: request.type_url == _ASSIGNMENT)
         original, watch = ads_stream.Stream.answers, EtcdClient.watch
 
         def answers(stream: Any, served: Any) -> list[xds.DiscoveryResponse]:
             made = original(stream, served)
             if any(each.type_url == _ASSIGNMENT for each in made):
-                self._mark(ANSWERED)
+                self._mark(SENT)
             return made
 
         def watched(client: Any, key: bytes, end: bytes, revision: int, deliver: Callable[[Any], None]) -> Any:
