@@ -48,7 +48,7 @@ class Dns:
     """How dns-poll queries. Times in seconds.
 
     refresh: the interval between look-ups.
-    timeout: for one question, retries and servers together; a look-up, its search list included, takes at most twice as long.
+    timeout: for one name, families, servers and retries together; with its search list, a look-up takes at most twice as long.
     servers: `host:port` or `host` of DNS servers to use in place of those in /etc/resolv.conf.
     family: `ipv4` asks for A records only, `ipv6` for AAAA records only, `any` for both.
     """

@@ -87,11 +87,14 @@ class SnapshotCache:
     def _content(self) -> bytes:
         """The file's bytes. Raises ValueError if it is not a regular file of this user: others could choose the servers."""
         handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
+        try:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
                 raise ValueError("it is no regular file of this process's user")
-            return file.read()
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(handle)
 
     def _complain(self, use: str, reason: object) -> None:
         if use not in self._complained:

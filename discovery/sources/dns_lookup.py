@@ -106,50 +106,55 @@ class Lookup:
 
     def _ask(self, name: dns.name.Name, kinds: Sequence[str], *, last: bool) -> dict[Question, dns.resolver.Answer]:
         """Ask about one name; `last` says that no other name needs the time that is left."""
+        left = max(0.0, self._deadline - time.monotonic())
+        end = time.monotonic() + (min(self._timeout, left) if last else left / 2)
         answers: dict[Question, dns.resolver.Answer] = {}
-        for kind in kinds:
-            question = (name, kind)
-            left = max(0.0, self._deadline - time.monotonic())
-            seconds, rounds = (min(self._timeout, left), ATTEMPTS) if last else (left / 2, 1)
-            if question not in self._needed:
-                if any(answers.values()):  # there are addresses that wait for this family
-                    seconds, rounds = min(seconds, self._timeout / ATTEMPTS if self._needed else GRACE), 1
-                elif kind in self._silent and not last:
-                    seconds = min(seconds, GRACE)
-            answer = self._answer(question, seconds, rounds)
-            if not isinstance(answer, str):
-                answers[question] = answer
-                continue
-            if answer == _SILENCE and answers:
-                self._silent.add(kind)
-            self.failed[question] = f"no answer within {self._timeout:g} s" if answer == _SILENCE and rounds > 1 else answer
-            if question in self._needed:
-                raise SourceError(self.failure)
+        failed: dict[Question, str] = {}
+        for again in range(ATTEMPTS if last else 1):
+            for question in [(name, kind) for kind in kinds]:
+                spare = any(answers.values()) and question not in self._needed  # addresses wait for this family
+                if question in answers or failed.get(question, _SILENCE) != _SILENCE or (again and spare):
+                    continue
+                until = end
+                if spare:
+                    until = min(end, time.monotonic() + (self._timeout / ATTEMPTS if self._needed else GRACE))
+                elif question[1] in self._silent and question not in self._needed and not last:
+                    until = min(end, time.monotonic() + GRACE)
+                answer = self._answer(question, until)
+                if isinstance(answer, str):
+                    failed[question] = answer
+                else:
+                    answers[question] = answer
+                    failed.pop(question, None)
+        if answers:
+            self._silent.update(kind for (_, kind), reason in failed.items() if reason == _SILENCE)
+        elif last:
+            failed = {question: reason.replace("in time", f"within {self._timeout:g} s") for question, reason in failed.items()}
+        self.failed |= failed
+        if failed.keys() & self._needed:
+            raise SourceError(self.failure)
         return answers
 
-    def _answer(self, question: Question, seconds: float, rounds: int) -> dns.resolver.Answer | str:
-        """The answer, possibly without a record, or the reason why there is none."""
+    def _answer(self, question: Question, end: float) -> dns.resolver.Answer | str:
+        """The answer, possibly without a record, or the reason why no server gives one."""
         system, kind = self._system, dns.rdatatype.from_text(question[1])
         query = dns.message.make_query(question[0], kind)
         query.use_edns(system.edns, system.ednsflags, system.payload, options=system.ednsoptions)
-        end, refused = time.monotonic() + seconds, dict[Server, str]()
-        for _ in range(rounds):
-            for server in sorted(self._servers, key=self._silent.__contains__):
-                patience = min(end - time.monotonic(), self._timeout / ATTEMPTS)
-                if patience <= 0 or server in refused or self._closed.is_set():
-                    continue
-                try:
-                    reply, _tcp = dns.query.udp_with_fallback(
-                        query, server[0], patience, server[1], ignore_unexpected=True, ignore_errors=True
-                    )
-                    if isinstance(reply, dns.message.QueryMessage) and reply.rcode() in _FINAL:
-                        return dns.resolver.Answer(question[0], kind, dns.rdataclass.IN, reply)
-                    refused[server] = dns.rcode.to_text(reply.rcode())
-                except dns.exception.Timeout:
-                    self._silent.add(server)
-                except (dns.exception.DNSException, EOFError, OSError, ValueError) as error:
-                    refused[server] = str(error) or type(error).__name__
-        return "; ".join(sorted(set(refused.values()))) or _SILENCE
+        reasons = set()
+        for host, port in sorted(self._servers, key=self._silent.__contains__):
+            patience = min(end - time.monotonic(), self._timeout / ATTEMPTS)
+            if patience <= 0 or self._closed.is_set():
+                break
+            try:
+                reply, _ = dns.query.udp_with_fallback(query, host, patience, port, ignore_unexpected=True, ignore_errors=True)
+                if isinstance(reply, dns.message.QueryMessage) and reply.rcode() in _FINAL:
+                    return dns.resolver.Answer(question[0], kind, dns.rdataclass.IN, reply)
+                reasons.add(dns.rcode.to_text(reply.rcode()))
+            except dns.exception.Timeout:
+                self._silent.add((host, port))
+            except (dns.exception.DNSException, EOFError, OSError, ValueError) as error:
+                reasons.add(str(error) or type(error).__name__)
+        return "; ".join(sorted(reasons)) or _SILENCE
 
 
 def _candidates(system: dns.resolver.Resolver, name: str) -> list[dns.name.Name]:

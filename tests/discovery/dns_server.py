@@ -10,7 +10,8 @@ from discovery.testing import DnsServer
 
 
 class Zone(BaseResolver):  # type: ignore[misc]
-    """name -> lines in zone-file form. `rcode` answers questions with an error, or not at all (SILENT); `silent` answers none.
+    """name -> lines in zone-file form. `rcode` answers questions with an error, or not at all (SILENT); `silent` answers
+    none.
 
     `additional` lists the record types that are sent along with SRV records, but for the hosts and types in `dropped`; nothing
     is answered while `open` is not set.
@@ -20,6 +21,7 @@ class Zone(BaseResolver):  # type: ignore[misc]
         self.records: dict[str, list[str]] = {}
         self.rcode: dict[str, str] = {}  # record type, name, or * -> name of an error, or SILENT
         self.silent = False
+        self.lose = 0  # so many of the next questions are not answered
         self.additional: list[str] = []
         self.dropped: set[tuple[str, str]] = set()
         self.open = threading.Event()
@@ -39,9 +41,10 @@ class Zone(BaseResolver):  # type: ignore[misc]
             self.asked += 1
             self.questions.append((str(request.q.qname), kind))
             self.answered.notify_all()
+            self.lose, lost = max(0, self.lose - 1), self.lose > 0
         self.open.wait()
         code = self.rcode.get(kind) or self.rcode.get(str(request.q.qname)) or self.rcode.get("*")
-        if self.silent or code == "SILENT":
+        if self.silent or lost or code == "SILENT":
             raise TimeoutError("the zone is silent")
         lines = self.records.get(str(request.q.qname), [])
         if code:

@@ -116,7 +116,53 @@ def test_a_name_that_served_and_fails_is_not_replaced_by_a_later_domains(server:
         next(watch)
 
 
+def test_a_family_that_is_silent_everywhere_does_not_use_up_the_search(server: dns_server.Server) -> None:
+    """Asked once for each name, and after the first one for a moment only."""
+    server.zone.set("pods.", "A 127.0.0.1")
+    server.zone.rcode["AAAA"] = "SILENT"
+    timeout = 3.0
+    begin = time.monotonic()
+    assert found(first("pods:80", server, timeout=timeout)) == {"127.0.0.1"}
+    assert time.monotonic() - begin < 2 * timeout / dns_lookup.ATTEMPTS
+    assert [kind for _, kind in server.zone.questions].count("AAAA") == 3
+
+
 # ---- servers ----
+
+
+@pytest.fixture
+def three(server: dns_server.Server) -> Iterator[list[dns_server.Server]]:
+    """Servers with one zone."""
+    others = [dns_server.Server() for _ in range(2)]
+    for other in others:
+        other.zone.rcode, other.zone.records = server.zone.rcode, server.zone.records
+    yield [server, *others]
+    for other in others:
+        other.close()
+
+
+def test_domains_that_are_silent_leave_time_for_the_rest_of_the_search(three: list[dns_server.Server]) -> None:
+    """However many servers are asked in vain."""
+    three[0].zone.records["pods."] = ["pods. 1 IN A 127.0.0.1"]
+    three[0].zone.rcode |= {"pods.a.test.": "SILENT", "pods.b.test.": "SILENT"}
+    assert found(first("pods:80", *three)) == {"127.0.0.1"}
+
+
+def test_a_server_that_refuses_is_not_asked_again(three: list[dns_server.Server]) -> None:
+    """The resolver's backoff is for that."""
+    three[0].zone.rcode["*"] = "REFUSED"
+    with pytest.raises(SourceError, match="REFUSED"):
+        first("pods.test.:80", *three)
+    assert [each.zone.asked for each in three] == [2, 2, 2]
+
+
+def test_servers_take_turns_if_resolv_conf_says_so(three: list[dns_server.Server], resolv_conf: Path) -> None:
+    """Its option `rotate`."""
+    resolv_conf.write_text("options rotate\n")
+    three[0].zone.records["pods.test."] = ["pods.test. 1 IN A 127.0.0.1"]
+    for _ in range(50):
+        assert found(first("pods.test.:80", *three)) == {"127.0.0.1"}
+    assert all(each.zone.asked for each in three)
 
 
 def test_a_silent_first_server_costs_its_timeout_once(server: dns_server.Server) -> None:
@@ -184,7 +230,7 @@ def test_a_first_set_does_not_wait_for_a_family_that_fails(
 def test_a_family_that_fails_removes_nothing(server: dns_server.Server, failing: str, code: str) -> None:
     """What was seen once exists until DNS says that it does not."""
     server.zone.set("pods.test.", "A 127.0.0.1", "AAAA ::1")
-    source = opened("pods.test.:80", server, timeout=0.3)
+    source = opened("pods.test.:80", server, timeout=0.6 if code == "SILENT" else 3.0)
     watch = source.watch()
     assert found(next(watch)) == {"127.0.0.1", "::1"}
     server.zone.rcode[failing] = code
@@ -220,6 +266,23 @@ def test_a_first_set_does_not_wait_for_a_whole_attempt(server: dns_server.Server
     begin = time.monotonic()
     assert found(first("pods.test.:80", server, timeout=timeout)) == {"127.0.0.1"}
     assert time.monotonic() - begin < timeout / dns_lookup.ATTEMPTS
+
+
+def test_a_family_is_asked_for_while_the_other_is_silent(server: dns_server.Server) -> None:
+    """Before the silent one is asked again, so that it costs one attempt."""
+    server.zone.set("pods.test.", "AAAA ::1")
+    server.zone.rcode["A"] = "SILENT"
+    assert found(first("pods.test.:80", server)) == {"::1"}
+    assert [kind for _, kind in server.zone.questions] == ["A", "AAAA"]
+
+
+def test_a_lost_datagram_is_sent_again(server: dns_server.Server) -> None:
+    """Within the same look-up, for a family that is known, too."""
+    server.zone.set("pods.test.", "A 127.0.0.1", "AAAA ::1")
+    watch = opened("pods.test.:80", server).watch()
+    assert len(next(watch)) == 2
+    server.zone.lose = 2
+    assert len(next(watch)) == 2
 
 
 def test_a_family_is_not_forgotten_by_an_empty_answer(server: dns_server.Server) -> None:
