@@ -154,7 +154,7 @@ def test_a_redirect_is_not_followed(script: Script, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{"message": "x" * 10**6}, b"x" * 10**6, {"message": "no\x1b[2J\nforged"}], ids=["status", "text", "hostile"]
+    "body", [{"message": "x" * 10**4}, b"x" * 10**6, {"message": "no\x1b[2J\nforged"}], ids=["status", "text", "hostile"]
 )
 def test_what_an_answer_says_is_shortened_and_escaped(script: Script, tmp_path: Path, body: object) -> None:
     """It goes to logs and terminals."""
@@ -209,6 +209,29 @@ def test_a_bookmark_is_where_the_next_watch_goes_on(script: Script, tmp_path: Pa
         query["allowWatchBookmarks"].lower() == "true" and 300 <= int(query["timeoutSeconds"]) <= 600 for query in asked[1:]
     )
     watch.close()
+
+
+def test_a_kubeconfig_that_names_another_api_server_ends_the_watch(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its versions mean something else; the next watch lists."""
+    clock = itertools.count(0, 10)
+    monkeypatch.setattr(code, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    source = scripted(script, tmp_path)
+    script.answer(listed("7", item(A)))
+    script.answer(event("BOOKMARK", {"metadata": {"resourceVersion": "9"}}))
+    watch = source.watch()
+    assert found(next(watch)) == {A}
+    other = Script()
+    try:
+        scripted(other, tmp_path)  # writes the file
+        assert [found(snapshot) for snapshot in watch] == [{A}]
+        assert other.asked.empty()
+        other.answer(listed("3", item(B)))
+        assert found(next(source.watch())) == {B}
+        assert source.registry == f"{other.url.removeprefix('http://')}/ns"
+    finally:
+        other.close()
 
 
 def test_a_server_that_ends_watches_at_once_is_left_to_the_backoff(script: Script, tmp_path: Path) -> None:
