@@ -84,6 +84,12 @@ class CertificateFiles:
         """The last good set for a channel: the same object until the files change."""
         return self._good.credentials
 
+    def checked_credentials(self) -> grpc.ChannelCredentials:
+        """The same, after a check of the files if they are not being followed, as for a first channel long after the start."""
+        if not self._following:
+            self.check()
+        return self.credentials
+
     def server_credentials(self, *, require_client: bool = False) -> grpc.ServerCredentials:
         """For a server's port: every handshake uses the current good set; open connections are not affected.
 

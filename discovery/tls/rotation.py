@@ -89,7 +89,7 @@ class Renewed(Generic[ChannelType]):
         self.methods: weakref.WeakValueDictionary[int, Method] = weakref.WeakValueDictionary()
         self._files = files
         self._open = open
-        self._opened_with: grpc.ChannelCredentials | None = files.credentials
+        self._opened_with: grpc.ChannelCredentials | None = files.checked_credentials()
         self._fresh: ChannelType | None = None
         self.current = open(self._opened_with)
         self._old: list[weakref.ref[ChannelType]] = []

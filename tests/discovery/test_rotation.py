@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import gc
+import os
 import queue
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -188,6 +191,46 @@ def test_close_cancels_the_calls_on_a_channel_that_was_replaced(folders: tuple[F
         until(lambda: not call.is_active())
         assert call.code() is grpc.StatusCode.CANCELLED
         until(lambda: proxy.connections == 0)
+
+
+def test_a_stream_that_opentelemetry_wraps_goes_on_where_it_began(folders: tuple[Folder, Folder]) -> None:
+    """It is a generator, which begins the call with the first answer, and has no method to cancel it; close does."""
+    instrumentation = pytest.importorskip("opentelemetry.instrumentation.grpc")
+    server, client = folders
+    with counted(server.files()) as proxy:
+
+        def open(credentials: grpc.ChannelCredentials) -> grpc.Channel:
+            channel = grpc.secure_channel(f"dns:///{proxy.address}", credentials, OPTIONS)
+            wrapped: grpc.Channel = instrumentation.intercept_channel(channel, instrumentation.client_interceptor())
+            return wrapped
+
+        channel: Any = RenewedChannel(client.files(), open)
+        before = unary(channel)(b"", timeout=DEADLINE)
+        ended, closed, unread = (streaming(channel)(b"") for _ in range(3))
+        assert (next(ended), next(closed)) == (before, before)
+        client.issue(server.issue(trustme.CA()), identity="renewed")
+        until(lambda: b"renewed" in unary(channel)(b"", timeout=DEADLINE))
+        assert proxy.connections == 2
+        assert [next(stream) for stream in (ended, closed) for _ in range(50)] == [before] * 100
+        assert next(unread) == before
+        ended.close()
+        unread.close()
+        channel.close()
+        with pytest.raises(grpc.RpcError) as error:
+            list(closed)
+        assert error.value.code() is grpc.StatusCode.CANCELLED
+        until(lambda: proxy.connections == 0)
+
+
+def test_close_takes_no_lock(folders: tuple[Folder, Folder]) -> None:
+    """A signal handler may call it while its thread holds one."""
+    _, client = folders
+    channel = RenewedChannel(client.files(), lambda credentials: grpc.secure_channel("dns:///127.0.0.1:1", credentials))
+    closing = threading.Thread(target=channel.close, daemon=True)
+    with channel._lock:
+        closing.start()
+        closing.join(DEADLINE)
+    assert not closing.is_alive()
 
 
 def test_close_cancels_a_call_on_a_replaced_channel_for_which_a_thread_waits(folders: tuple[Folder, Folder]) -> None:
@@ -439,3 +482,66 @@ def test_the_health_of_endpoints_is_asked_with_the_new_certificate(folders: tupl
         client.issue(server.issue(trustme.CA()), identity="renewed")
         with secure_server(server.files(), health="NOT_SERVING", address=address):
             until(lambda: healths(f"static:///{address}") == {Health.UNHEALTHY: 1})
+
+
+def test_a_forked_child_uses_the_files_of_its_parent(folders: tuple[Folder, Folder], tmp_path: Path) -> None:
+    """With channels of its own, which follow the files; one that was open at the fork says so, and can be closed."""
+    server, client = folders
+    authority = trustme.CA()
+    client.issue(authority, authority)
+    server.issue(authority, authority)
+    renewed = Folder(tmp_path / "renewed", "client-0", authority, identity="renewed")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with secure_server(server.files()) as address:
+        done = subprocess.run(
+            [sys.executable, "-c", _FORK, address, str(client.path), str(renewed.path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment,
+        )
+    assert done.stdout.split() == ["renewed", "parent", "refused", "closed"], done.stderr
+
+
+_FORK = """
+import os, shutil, sys
+import discovery
+from tests.discovery.servers import DEADLINE, until, who
+from tests.discovery.tls_servers import OPTIONS
+
+address, folder, renewed = sys.argv[1:]
+names = ("ca.crt", "tls.key", "tls.crt")
+paths = dict(zip(("ca", "key", "certificate"), (os.path.join(folder, name) for name in names)))
+files = discovery.CertificateFiles(**paths, refresh=0.05)
+open_channel = lambda: discovery.secure_channel(f"static:///{address}", files, OPTIONS)
+
+def wait(child):
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+files.subscribe(lambda credentials: None)
+child = os.fork()
+if not child:
+    with open_channel() as channel:
+        assert "renewed" not in who(channel)
+        for name in names:
+            shutil.copy(os.path.join(renewed, name), os.path.join(folder, "next"))
+            os.replace(os.path.join(folder, "next"), os.path.join(folder, name))
+        until(lambda: "renewed" in who(channel))
+        print("renewed", flush=True)
+    os._exit(0)
+wait(child)
+channel = open_channel()
+assert "renewed" in who(channel)
+print("parent", flush=True)
+child = os.fork()
+if not child:
+    try:
+        who(channel)
+    except discovery.ControlPlaneError:
+        print("refused", flush=True)
+    files.check()
+    channel.close()
+    print("closed", flush=True)
+    os._exit(0)
+wait(child)
+"""
