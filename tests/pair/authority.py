@@ -51,24 +51,28 @@ def _general(name: Name) -> x509.GeneralName:
 
 
 class Secret:
-    """tls.crt, tls.key and ca.crt in a folder, each replaced by rename. names: what its certificates are for."""
+    """tls.crt, tls.key and ca.crt in a folder, replaced all at once, as the kubelet does. names: what its certificates are for."""
 
     def __init__(self, folder: Path, *names: Name) -> None:
         folder.mkdir()
         self.folder = folder
         self._names = names
+        self._issued = 0
+        for name in ("ca.crt", "tls.key", "tls.crt"):
+            (folder / name).symlink_to(f"..data/{name}")
 
     def issue(self, authority: Authority, *trusted: Authority, ended: bool = False, names: Sequence[Name] = ()) -> "Secret":
         """A new certificate of `authority`; those of `trusted`, or else of `authority`, are the ones to believe."""
         certificate, key = authority.issue(names or self._names, timedelta(days=-1 if ended else 1))
-        self.write("ca.crt", b"".join(each.certificate for each in trusted or (authority,)))
-        self.write("tls.key", key)
-        self.write("tls.crt", certificate)
+        self._issued += 1
+        version = self.folder / f"..{self._issued}"
+        version.mkdir()
+        (version / "ca.crt").write_bytes(b"".join(each.certificate for each in trusted or (authority,)))
+        (version / "tls.key").write_bytes(key)
+        (version / "tls.crt").write_bytes(certificate)
+        (self.folder / "next").symlink_to(version.name)
+        os.replace(self.folder / "next", self.folder / "..data")
         return self
-
-    def write(self, name: str, content: bytes) -> None:
-        (self.folder / "next").write_bytes(content)
-        os.replace(self.folder / "next", self.folder / name)
 
     def settings(self, mode: str = "mtls") -> dict[str, str]:
         """The section TLS, for a server or a load generator."""
