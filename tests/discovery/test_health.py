@@ -1,22 +1,26 @@
 """health.py on real servers that offer grpc.health.v1, or do not."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 
 from discovery import Config, Health, Manual, insecure_channel, secure_channel, status
 from discovery.config import Backoff
-from discovery.resolving.health import LIMIT, HealthMonitor
+from discovery.resolving.health import HealthMonitor
 from discovery.snapshot import Endpoint, Snapshot, parse_authority
 from discovery.testing import WHO
+from discovery.wire import aio_thread
 from discovery.wire import messages_pb2 as wire
 
 from .fakes import Clock
@@ -114,13 +118,17 @@ class Run:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    """Every watch ends with its monitor."""
+def no_watch_is_left() -> Iterator[None]:
+    """Every watch ends with its monitor, when `close` returns."""
     yield
-    for thread in threading.enumerate():
-        if thread.name.startswith("discovery health"):
-            thread.join(DEADLINE)
-            assert not thread.is_alive()
+    assert not list(_watches())
+
+
+def _watches() -> Iterator[asyncio.Task[None]]:
+    """The running watches of this process."""
+    loop = aio_thread._threads[-1]._loop
+    if loop is not None:
+        yield from (task for task in asyncio.all_tasks(loop) if "_watch" in repr(task.get_coro()))
 
 
 def test_what_a_server_says_is_what_its_endpoint_is() -> None:
@@ -142,7 +150,7 @@ def test_a_server_without_a_health_service_and_one_that_is_not_there_are_unknown
     """Unknown gets calls: whether a server can be reached is the balancer's matter."""
     with servers("plain") as running:
         run = Run(running["plain"].address, "127.0.0.1:1")
-        until(lambda: sum(watch.thread.is_alive() for watch in run.monitor._watches.values()) == 1)  # the first asks no more
+        until(lambda: sum(1 for _ in _watches()) == 1)  # the first asks no more
         assert run.health() == ["UNKNOWN", "UNKNOWN"]
         run.monitor.close()
 
@@ -198,15 +206,21 @@ def test_a_server_that_ends_every_stream_is_asked_less_and_less_often() -> None:
         server.stop()
 
 
-def test_a_server_without_a_health_service_is_asked_once_and_left_alone() -> None:
+def test_a_server_without_a_health_service_is_asked_once_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No connection stays open for nothing."""
+    opened: list[weakref.ref[grpc.aio.Channel]] = []
+    own_channel = aio_thread.own_channel
+
+    def recorded(*args: Any) -> grpc.aio.Channel:
+        channel = own_channel(*args)
+        opened.append(weakref.ref(channel))
+        return channel
+
+    monkeypatch.setattr(aio_thread, "own_channel", recorded)
     with servers("plain") as running:
         run = Run(running["plain"].address)
-        (watch,) = run.monitor._watches.values()
-        watch.thread.join(DEADLINE)
-        assert not watch.thread.is_alive()
-        with pytest.raises(ValueError, match="closed channel"):
-            unary(watch._channel)(b"")
+        until(lambda: bool(opened) and not list(_watches()))
+        until(lambda: opened[0]() is None)  # without a reference, gRPC has closed it
         run.monitor.close()
         assert (run.health(), run.waits) == (["UNKNOWN"], [])
 
@@ -298,12 +312,11 @@ def test_endpoints_that_left_are_not_asked_any_more() -> None:
     run = Run(one.address)
     try:
         run.wait_for("HEALTHY")
-        left = next(iter(run.monitor._watches.values())).thread
+        (left,) = _watches()
         run.snapshot = Snapshot.of([Endpoint(*parse_authority(two.address))])
         run.monitor.update(run.snapshot)
         run.wait_for("HEALTHY")
-        left.join(DEADLINE)
-        assert not left.is_alive()
+        until(left.done)
         assert len(two.asked) == 1
     finally:
         run.monitor.close()
@@ -311,16 +324,151 @@ def test_endpoints_that_left_are_not_asked_any_more() -> None:
         two.stop()
 
 
-def test_a_very_large_set_is_asked_in_part_and_says_so() -> None:
-    """Each watch takes threads; the others stay unknown, and get calls."""
-    monitor = HealthMonitor("", Backoff(3600, 3600), None, "test")
-    snapshot = Snapshot.of([Endpoint(f"127.1.{number // 250}.{number % 250 + 1}", 1) for number in range(LIMIT + 5)])
-    monitor.update(snapshot)
+def test_a_large_set_is_asked_as_a_whole_by_one_thread() -> None:
+    """A thousand endpoints on one server take a thousand connections, and no thread more than one endpoint does."""
+    server = Server("a")
+    port = server.address.rpartition(":")[2]
+    run = Run(server.address)
     try:
-        assert len(monitor._watches) == LIMIT
-        assert f"only {LIMIT} of {LIMIT + 5}" in monitor.apply(snapshot).problems[0]
+        run.wait_for("HEALTHY")
+        threads = threading.active_count()
+        run.snapshot = Snapshot.of([Endpoint(f"127.1.{number // 250}.{number % 250 + 1}", int(port)) for number in range(400)])
+        run.monitor.update(run.snapshot)
+        until(lambda: sum(1 for _ in _watches()) == 400)
+        assert threading.active_count() <= threads
     finally:
-        monitor.close()
+        run.monitor.close()
+        server.stop()
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at a limit of processes; nothing is raised to whoever brings the set."""
+    start = threading.Thread.start
+    refused: list[str] = []
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if thread.name == "discovery aio" and not refused:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    server = Server("a")
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    monkeypatch.setattr(aio_thread, "_threads", [*aio_thread._threads, aio_thread._Thread()])
+    run = Run(server.address)
+    try:
+        assert refused
+        run.wait_for("HEALTHY")
+    finally:
+        run.monitor.close()
+        server.stop()
+
+
+def test_a_subscriber_that_raises_is_logged_and_called_again(caplog: pytest.LogCaptureFixture) -> None:
+    """The watches of all targets share a thread, which no one of them may end."""
+    server = Server("a")
+    run = Run(server.address)
+    called = threading.Event()
+
+    def fail() -> None:
+        called.set()
+        raise ValueError("a bug of the subscriber's")
+
+    run.monitor.start(fail)
+    try:
+        for said, known in (("not", "UNHEALTHY"), ("serving", "HEALTHY")):
+            until(lambda: list(_watches()) != [])
+            called.clear()
+            server.say(said)
+            until(lambda known=known: run.health() == [known])  # type: ignore[misc]
+            assert called.wait(DEADLINE)
+        until(lambda: "a bug of the subscriber's" in caplog.text)
+    finally:
+        run.monitor.close()
+        server.stop()
+
+
+def _run(code: str, *arguments: str) -> str:
+    """A program that must end well; what it says on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE * 3,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_a_process_may_fork_once_its_monitors_are_closed() -> None:
+    """gRPC's own threads for grpc.aio are gone then: it would say that it skips what a child needs. The child's watches start anew."""
+    server = Server("a")
+    code = """
+import os, sys, threading
+import grpc
+from discovery.config import Backoff
+from discovery.resolving.health import HealthMonitor
+from discovery.snapshot import Endpoint, Snapshot, parse_authority
+kept = grpc.insecure_channel(sys.argv[1])  # without any, gRPC shuts down, and a fork meanwhile finds its lock held
+snapshot = Snapshot.of([Endpoint(*parse_authority(sys.argv[1]))])
+def ask():
+    monitor, known = HealthMonitor("", Backoff(), None, "test"), threading.Event()
+    monitor.start(known.set)
+    monitor.update(snapshot)
+    assert known.wait(20)
+    monitor.close()
+ask()
+if not (child := os.fork()):
+    ask()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+ask()
+"""
+    try:
+        assert _run(code, server.address) == ""
+    finally:
+        server.stop()
+
+
+def test_the_programs_own_event_loops_are_not_disturbed() -> None:
+    """gRPC wakes all loops of a process by one socket: five loops one after another, beside watches, in one process."""
+    server = Server("a")
+    code = f"""
+import asyncio, sys
+import discovery, grpc
+target, address = sys.argv[1:]
+channel = discovery.insecure_channel(target)
+assert channel.unary_unary("{WHO}")(b"", timeout=20) == b"a"
+async def main():
+    async with grpc.aio.insecure_channel(address) as own:
+        for _ in range(50):
+            assert await own.unary_unary("{WHO}")(b"", timeout=20) == b"a"
+for _ in range(5):
+    asyncio.run(main())
+assert discovery.status(target).by_health() == {{discovery.Health.HEALTHY: 1}}
+"""
+    try:
+        assert _run(code, f"static:///{server.address}", server.address) == ""
+    finally:
+        server.stop()
+
+
+def test_under_gevent_health_is_not_asked_and_the_status_says_so() -> None:
+    """grpc.aio's thread would be a greenlet that never yields."""
+    pytest.importorskip("gevent")
+    code = """
+from gevent import monkey
+monkey.patch_all()
+from discovery.config import Backoff
+from discovery.resolving.health import HealthMonitor
+from discovery.snapshot import Endpoint, Snapshot
+monitor = HealthMonitor("", Backoff(), None, "test")
+monitor.update(Snapshot.of([Endpoint("127.0.0.1", 1)]))
+assert "gevent" in monitor.apply(Snapshot.of([Endpoint("127.0.0.1", 1)])).problems[0]
+monitor.close()
+"""
+    assert _run(code) == ""
 
 
 def test_a_server_that_says_it_is_not_serving_gets_no_new_calls() -> None:
