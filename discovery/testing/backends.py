@@ -110,7 +110,7 @@ class BackendProcess(Backend):
         wait: bool = True,
     ) -> None:
         """With `wait=False` it returns while the process is starting; `ready` waits then."""
-        self._reference = _reference(services)
+        self._reference = serving.reference(services)
         self._process: subprocess.Popen[bytes] | None = None
         self._answer: BinaryIO | None = None  # the port, once it serves
         self._wait = wait
@@ -158,6 +158,8 @@ class BackendProcess(Backend):
     def freeze(self) -> None:
         """Suspend it by SIGSTOP: connections stay, nothing is answered."""
         self._send(signal.SIGSTOP)
+        if self._process is not None and self._process.poll() is None:
+            os.waitpid(self._process.pid, os.WUNTRACED)  # until it is suspended: a moment later than the signal
 
     def thaw(self) -> None:
         """Resume it after `freeze`."""
@@ -196,12 +198,6 @@ class BackendProcess(Backend):
 def backends(
     count: int | Sequence[str] = 3, services: Services | None = None, *, health: bool = True, processes: Literal[True] = True
 ) -> contextlib.AbstractContextManager[list[BackendProcess]]: ...
-
-
-@overload
-def backends(
-    count: int | Sequence[str] = 3, services: Services | None = None, *, health: bool = True, processes: Literal[False]
-) -> contextlib.AbstractContextManager[list[Backend]]: ...
 
 
 @overload
@@ -249,15 +245,3 @@ def _names() -> Iterator[str]:
     """a, b, ..., z, a1, b1, ..."""
     for round_number in itertools.count():
         yield from (f"{letter}{round_number or ''}" for letter in string.ascii_lowercase)
-
-
-def _reference(services: Services | None) -> str | None:
-    """`module:name` of a function that another process can import. Raises ValueError."""
-    if services is None:
-        return None
-    module, name = getattr(services, "__module__", ""), getattr(services, "__qualname__", "")
-    if module in ("", "__main__") or not name.replace(".", "_").isidentifier():
-        raise ValueError(
-            f"{services!r} cannot be imported by a backend's process: take a function of a module, or backends(..., processes=False)"
-        )
-    return f"{module}:{name}"

@@ -80,6 +80,7 @@ class EtcdServer:
         """Suspend it by SIGSTOP: connections stay, nothing is answered."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
+            os.waitpid(self._process.pid, os.WUNTRACED)  # until it is suspended: a moment later than the signal
 
     def thaw(self) -> None:
         """Resume it after `freeze`."""

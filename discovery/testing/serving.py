@@ -152,6 +152,18 @@ class Served(grpc.ServerInterceptor):
         self._server.stop(None).wait()
 
 
+def reference(services: Services | None) -> str | None:
+    """`module:name` of a function that another process can import. Raises ValueError."""
+    if services is None:
+        return None
+    module, name = getattr(services, "__module__", ""), getattr(services, "__qualname__", "")
+    if module in ("", "__main__") or not name.replace(".", "_").isidentifier():
+        raise ValueError(
+            f"{services!r} cannot be imported by a backend's process: take a function of a module, or backends(..., processes=False)"
+        )
+    return f"{module}:{name}"
+
+
 def _main() -> None:
     """A backend's process: serves until its standard input ends, which it also does with the process that started it."""
     name, address, controls, told, reference, health = json.loads(sys.argv[1])
