@@ -118,7 +118,7 @@ class Lookup:
                 until = end
                 if spare:
                     until = min(end, time.monotonic() + (self._timeout / ATTEMPTS if self._needed else GRACE))
-                elif question[1] in self._silent and question not in self._needed and not last:
+                elif not last and question not in self._needed and (question[1] in self._silent or _SILENCE in failed.values()):
                     until = min(end, time.monotonic() + GRACE)
                 answer = self._answer(question, until)
                 if isinstance(answer, str):
