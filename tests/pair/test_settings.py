@@ -194,7 +194,7 @@ def test_a_file_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path, role
     wrong, sentence = FILES[case]
     secret = Secret(tmp_path / "tls", "x").issue(Authority())
     for name, content in wrong.items():
-        (secret.folder / name).unlink() if content is None else secret.write(name, content)
+        (secret.folder / name).unlink() if content is None else (secret.folder / name).write_bytes(content)
     lines = refused(role, **secret.settings())
     names = "GREETER__TLS__CERTIFICATE, GREETER__TLS__KEY and GREETER__TLS__CA"
     assert lines == [f"settings: GREETER__{sentence.format(secret.folder)}; see {names}"]
