@@ -98,8 +98,8 @@ def merge(slices: Iterable[Slice]) -> tuple[list[Endpoint], list[str]]:
             if part.ipv6 and identity and identity in by_ipv4:
                 continue
             known = found.setdefault(endpoint[:2], endpoint)
-            if known is not endpoint and _PREFERENCE[endpoint.health] < _PREFERENCE[known.health]:
-                found[endpoint[:2]] = endpoint  # one slice may be older than the other
+            if known is not endpoint:  # one slice may be older than the other; their order says nothing
+                found[endpoint[:2]] = min(known, endpoint, key=lambda each: (_PREFERENCE[each.health], each))
     return list(found.values()), [problem for part in ordered for problem in part.problems]
 
 

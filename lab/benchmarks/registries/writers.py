@@ -72,7 +72,8 @@ class Etcd:
 
 
 class Kubernetes:
-    """Slices of up to 100 endpoints. What counts is the moment when the witness, if there is one, sees the patched slice."""
+    """Slices of up to 1,000 endpoints, the most that the API takes. What counts is the moment when the witness, if there is one, sees
+    the patched slice."""
 
     name, host, config = "kubernetes", "198.18", discovery.Config()
     witness: Client | None = None
@@ -83,7 +84,7 @@ class Kubernetes:
         self._listed: list[str] = []
 
     def fill(self, places: Sequence[str]) -> None:
-        """One slice for each port and hundred; replaces what was there."""
+        """One slice for each port and thousand; replaces what was there."""
         self._slices.delete_collection_namespaced_endpoint_slice(self.namespace)
         self._listed = list(places)
         for index in {self._slice(index): index for index in range(len(places))}.values():
@@ -121,7 +122,7 @@ class Kubernetes:
         return {"KUBERNETES_SERVICE_HOST": str(server.hostname), "KUBERNETES_SERVICE_PORT": str(server.port), "KUBECONFIG": ""}
 
     def _slice(self, index: int) -> str:
-        return f"bench-{self._listed[index].partition(':')[2]}-{index // 100}"
+        return f"bench-{self._listed[index].partition(':')[2]}-{index // 1000}"
 
     def _endpoints(self, index: int) -> list[object]:
         """What a controller would write of a slice's pods."""
