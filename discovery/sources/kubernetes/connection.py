@@ -68,7 +68,7 @@ class Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Each step can be interrupted by `end`: the TCP connection, a proxy's answer, and the TLS handshake."""
-        failure: OSError | None = None
+        failure = OSError(f"{self.host} has no address")
         for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
             self.sock = socket.socket(family, kind, protocol)
             try:
@@ -79,7 +79,7 @@ class Connection(http.client.HTTPConnection):
                 self.sock.close()
                 failure = error
         else:
-            raise failure or OSError(f"{self.host} has no address")
+            raise failure
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._access.proxy:
             self._tunnel()  # type: ignore[attr-defined]
@@ -106,8 +106,7 @@ class Connection(http.client.HTTPConnection):
         """The answer, whatever its status. `silence` is the longest one in seconds."""
         if self.sock is None:
             self.connect()
-        if self._socket is not None:
-            self._socket.settimeout(silence)
+        self.sock.settimeout(silence)
         headers = {"Accept": "application/json", "User-Agent": "grpc-discovery"}
         if self._access.authorization:
             headers["Authorization"] = self._access.authorization
@@ -186,8 +185,8 @@ class Kubeconfig:
             tls = _tls(None if authority else loaded.ssl_ca_cert, authority.decode("ascii", "ignore"))
             if not loaded.verify_ssl:
                 tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-            names = loaded.cert_file, loaded.key_file
-            pair = [data or (Path(name).read_bytes() if name else b"") for data, name in zip(pair, names, strict=True)]
+            files = loaded.cert_file, loaded.key_file
+            pair = [data or (Path(file).read_bytes() if file else b"") for data, file in zip(pair, files, strict=True)]
             if all(pair):
                 import tempfile  # 0.4 MB that a pod does without
 
@@ -200,8 +199,8 @@ class Kubeconfig:
             proxy = loaded.proxy  # of the environment
         authentication: Any = loaded.auth_settings()
         authorization = _header((authentication.get("BearerToken") or {}).get("value") or "")
-        name, namespace = cluster.get("tls-server-name") or "", context.safe_get("namespace") or ""
-        return Access(loaded.host, authorization, tls, name, proxy, namespace, expires)
+        namespace = context.safe_get("namespace") or ""
+        return Access(loaded.host, authorization, tls, cluster.get("tls-server-name") or "", proxy, namespace, expires)
 
     def _run(self, plugin: dict[str, Any], cluster: dict[str, Any], folder: str) -> dict[str, Any]:
         """Run an exec plugin (client.authentication.k8s.io); returns what it adds to the user. The official client would wait forever."""
@@ -209,9 +208,8 @@ class Kubeconfig:
         if plugin.get("provideClusterInfo"):
             extensions = {each["name"]: each["extension"] for each in cluster.get("extensions") or ()}
             spec["cluster"] = cluster | {"config": extensions.get("client.authentication.k8s.io/exec")}
-        asked = {"apiVersion": plugin["apiVersion"], "kind": "ExecCredential", "spec": spec}
+        name, asked = plugin["command"], {"apiVersion": plugin["apiVersion"], "kind": "ExecCredential", "spec": spec}
         variables = {item["name"]: item["value"] for item in plugin.get("env") or ()}
-        name = plugin["command"]
         with subprocess.Popen(
             [name, *(plugin.get("args") or ())],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder or None,
@@ -224,9 +222,9 @@ class Kubeconfig:
                 raise ValueError(f"the exec plugin '{name}' took more than {PLUGIN_TIMEOUT:g} s") from None
             finally:
                 _kill(self._plugin)
-        if code := self._plugin.returncode:
+        if self._plugin.returncode:
             told = complaint.decode(errors="replace").strip()[-300:]
-            raise ValueError(f"the exec plugin '{name}' failed with code {code}: {told}")
+            raise ValueError(f"the exec plugin '{name}' failed with code {self._plugin.returncode}: {told}")
         try:
             status = json.loads(output)["status"]
             given = {"token": status.get("token"), "expirationTimestamp": status.get("expirationTimestamp")}
