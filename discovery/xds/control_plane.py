@@ -32,6 +32,9 @@ _LISTENER = TYPE_PREFIX + LISTENER
 _RETRY = 0.1
 """Seconds until a thread that could not be started is tried again."""
 
+_STOP_WAIT = 1.0
+"""Seconds at most until a server has stopped; it takes a few milliseconds."""
+
 OnNack = Callable[[str], None]
 
 
@@ -190,11 +193,15 @@ class ControlPlane:
                 self._start()
 
     def idle(self) -> None:
-        """The last channel of a copy was closed: leave nothing on disk, because a process may end in a way that runs no exit handler.
-        Established connections go on."""
+        """The last channel of a copy was closed: leave nothing on disk, because a process may end in a way that runs no exit handler,
+        and no thread in gRPC, which does not prepare for a fork then."""
         with self._starting:
-            if not self._served:
-                self._directory.remove()
+            if self._served:
+                return
+            self._directory.remove()
+            unused, self._servers = self._servers, []
+        for stopped in [server.stop(_STOP_WAIT) for server in unused]:  # gRPC is about to close its connections
+            stopped.wait(_STOP_WAIT)
 
     def close(self) -> None:
         """Stop the servers and remove the socket. Open channels keep their last set."""

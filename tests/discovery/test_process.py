@@ -148,10 +148,11 @@ def test_a_fork_before_the_first_channel_is_fine(server: Server) -> None:
 
 
 def test_a_fork_after_every_channel_was_closed_is_fine(server: Server) -> None:
-    """The child starts anew."""
+    """The child starts anew. No thread of the parent is in gRPC, which says so on standard error, and with old versions is not usable in
+    the child."""
     own = "c = discovery.insecure_channel(manual.target).unary_unary('/test.Echo/Who'); assert c(b'', timeout=20) == b'a'"
     done = run(CALL + "channel.close()\n" + FORK.format(child=own, parent="0"), server.address)
-    assert (done.returncode, done.stdout) == (0, "child: fine\nparent: 0\n"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "child: fine\nparent: 0\n", "")
 
 
 def test_a_spawned_child_has_a_control_plane_of_its_own(server: Server) -> None:
