@@ -30,9 +30,11 @@ OF_DISCOVERY: dict[str, Callable[[bool], Iterator[Row]]] = {
 _HEAD = """# Measurements
 
 What discovery costs, how fast it is and what it withstands, beside a peer in the same run where there is one. `make bench` measures
-the same on your machine, `make stress` makes the long runs; both keep their figures in `build/benchmarks.json`, from which
-`--page docs/benchmarks.md` writes this page.
-An update swaps one endpoint. Goals are promises; a missed one is shown as it is.
+the same on your machine in about 20 minutes, `make bench PART=calls` one part of it; `make stress` makes the long runs. All keep their
+figures in `build/benchmarks.json`, from which `--page docs/benchmarks.md` writes this page.
+
+An update swaps one endpoint. A figure with ± is the mean of several pairs of channels and its 95 % confidence interval. Goals are
+promises; a missed one is shown as it is.
 """
 
 
@@ -56,13 +58,12 @@ def main() -> int:
         "--quick", action="store_true", help="a few samples of each, to see that it runs; its figures say nothing"
     )
     parser.add_argument("--seconds", type=float, default=600.0, help="how long stress goes on changing a set (600)")
-    parser.add_argument(
-        "--json", type=Path, default=Path("build/benchmarks.json"), help="where the figures go, beside those of other parts"
-    )
+    parser.add_argument("--json", type=Path, help="where the figures go, beside those of other parts (build/benchmarks.json)")
     parser.add_argument(
         "--page", type=Path, help="write all that is there as a page of the documentation, such as docs/benchmarks.md"
     )
     arguments = parser.parse_args()
+    path = arguments.json or Path("build/benchmarks-quick.json" if arguments.quick else "build/benchmarks.json")
     project = functools.cache(lambda: chosen(arguments, "benchmarks"))
     parts: dict[str, Callable[[], Iterator[Row]]] = {
         **{name: functools.partial(part, arguments.quick) for name, part in OF_DISCOVERY.items()},
@@ -71,7 +72,7 @@ def main() -> int:
         "stress": functools.partial(_stress, arguments.seconds),
     }
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, grpcio {grpc.__version__}"
-    kept = _kept(arguments.json, machine)
+    kept = _kept(path, machine)
     measured: list[Row] = []
     for name in [arguments.part] if arguments.part else PARTS:
         print(f"measuring: {name}", file=sys.stderr, flush=True)
@@ -80,9 +81,9 @@ def main() -> int:
         except ProjectError as error:
             parser.error(str(error))
         measured += kept[name]
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         content = {"machine": machine, "parts": {part: as_json(kept[part]) for part in (*PARTS, "stress") if part in kept}}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+        path.write_text(json.dumps(content, indent=2) + "\n")
     print("\n".join([machine, "", *table(measured)]))
     if arguments.page:
         everything = [each for part in (*PARTS, "stress") for each in kept.get(part, ())]
