@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import signal
+import socket
 import string
 import subprocess
 import sys
@@ -40,10 +41,7 @@ class Backend:
 
     def _begin(self) -> None:
         self._served: Served | None = Served(self.name, self.address, self._controls, self._services, self._health)
-        self._started(self._served.port)
-
-    def _started(self, port: int) -> None:
-        self.address = f"{self.address.rpartition(':')[0]}:{port}"
+        self.address = f"{self.address.rpartition(':')[0]}:{self._served.port}"
 
     @property
     def port(self) -> int:
@@ -114,6 +112,7 @@ class BackendProcess(Backend):
         self._process: subprocess.Popen[bytes] | None = None
         self._answer: BinaryIO | None = None  # the port, once it serves
         self._wait = wait
+        self._reserved, address = _reserve(address)
         super().__init__(name, address, services, health=health)
 
     def _control(self) -> Controls:
@@ -144,11 +143,10 @@ class BackendProcess(Backend):
         answer, self._answer, self._wait = self._answer, None, True
         if answer is not None:
             with answer:
-                port = answer.read()
-            if not port:
+                serves = answer.read()
+            if not serves:
                 self.kill()
                 raise RuntimeError(f"backend '{self.name}' did not start on {self.address}; its output says why")
-            self._started(int(port))
 
     def kill(self) -> None:
         """End it by SIGKILL, as a lost node or the kernel's out-of-memory killer does."""
@@ -192,6 +190,7 @@ class BackendProcess(Backend):
     def close(self) -> None:
         self.kill()
         self._shared.close()
+        self._reserved.close()
 
 
 @overload
@@ -239,6 +238,19 @@ def backends(
             if isinstance(each, BackendProcess):
                 each.ready()
         yield started
+
+
+def _reserve(address: str) -> tuple[socket.socket, str]:
+    """A socket that is bound but does not listen, so that nobody is given the port of a server that is away; and its address."""
+    host, _, port = address.rpartition(":")
+    reserved = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        reserved.bind((host.strip("[]"), int(port)))
+    except OSError:
+        reserved.close()
+        raise
+    return reserved, f"{host}:{reserved.getsockname()[1]}"
 
 
 def _names() -> Iterator[str]:

@@ -76,13 +76,15 @@ class Controls:
 class Served(grpc.ServerInterceptor):
     """One running grpc.Server: the test's services or Who and Follow, its health, and what `Controls` says of its calls."""
 
-    def __init__(self, name: str, address: str, controls: Controls, services: Services | None, health: bool) -> None:
+    def __init__(
+        self, name: str, address: str, controls: Controls, services: Services | None, health: bool, reuse_port: bool = False
+    ) -> None:
         self._name = name.encode()
         self._controls = controls
         self._stopping = threading.Event()
         self._changed = threading.Condition()
         self._health = _SERVING
-        self._server = grpc.server(ThreadPoolExecutor(64), interceptors=[self], options=(("grpc.so_reuseport", 0),))
+        self._server = grpc.server(ThreadPoolExecutor(64), interceptors=[self], options=(("grpc.so_reuseport", int(reuse_port)),))
         if services is not None:
             services(self._server, name)
         echo: dict[str, Any] = {
@@ -173,7 +175,7 @@ def _main() -> None:
         services = importlib.import_module(module)
         for attribute in path.split("."):
             services = getattr(services, attribute)
-    served = Served(name, address, Controls(controls), services, health)
+    served = Served(name, address, Controls(controls), services, health, reuse_port=True)
     with open(told, "wb") as parent:
         parent.write(str(served.port).encode())
     if line := sys.stdin.readline():
