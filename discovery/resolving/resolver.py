@@ -29,17 +29,17 @@ MINIMAL_WAIT = 0.01
 class Resolver(Publisher):
     """Runs one source on a thread of its own until `close`, and publishes every accepted set.
 
-    The first change is forwarded immediately; further ones within `config.coalesce` seconds come as one snapshot. A set equal to the
-    last one is not forwarded. When the source fails, the last set stays in use, and the source is restarted with exponential backoff
-    and jitter, which is reset once a watch has lasted as long as the maximum delay. `clock` and `jitter` (low, high -> seconds) are
-    for tests.
+    The first set and a change after a pause are forwarded immediately; further changes within `config.coalesce` seconds come as one
+    snapshot. A set equal to the last one is not forwarded. When the source fails, the last set stays in use, and the source is
+    restarted with exponential backoff and jitter, which is reset once a watch has lasted as long as the maximum delay. `clock` and
+    `jitter` (low, high -> seconds) are for tests.
 
-    | state      | the source yields a set | it fails                       | it ends normally | close  |
-    |------------|-------------------------|--------------------------------|------------------|--------|
-    | connecting | synced                  | connecting, from the cache: stale | connecting    | closed |
-    | synced     | synced                  | stale                          | synced           | closed |
-    | stale      | synced                  | stale                          | stale            | closed |
-    | closed     | closed                  | closed                         | closed           | closed |
+    | state      | the source yields a set | it fails                      | it ends normally | close  |
+    |------------|-------------------------|-------------------------------|------------------|--------|
+    | connecting | synced                  | connecting; if cached, stale  | connecting       | closed |
+    | synced     | synced                  | stale                         | synced           | closed |
+    | stale      | synced                  | stale                         | stale            | closed |
+    | closed     | closed                  | closed                        | closed           | closed |
 
     A set that was yielded waits for the end of `coalesce` and for the empty policy's consent; whatever makes it due calls `_forward`.
     """
@@ -205,7 +205,8 @@ class Resolver(Publisher):
             self._changed_since = None
             if new == last or self._closing.is_set():
                 return
-            self._not_before = now + self._config.coalesce
+            # The first set opens no window: the change after it is a first one, too.
+            self._not_before = now if last is None else now + self._config.coalesce
             self._change(snapshot=new, changed_at=now, suspicious=None, pushes=self._status.pushes + 1)
         self._tell()
         metrics.record_lag(self._status.target, self._clock() - since)
