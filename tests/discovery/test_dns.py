@@ -20,6 +20,8 @@ from .servers import DEADLINE, Server, share, until
 pytest.importorskip("dns", reason="sources/dns.py needs dnspython: pip install dnspython")
 pytest.importorskip("dnslib", reason="the DNS tests need dnslib: pip install dnslib")
 
+from discovery.sources import dns_lookup
+
 from . import dns_server
 
 NAME = "pods.test."
@@ -30,6 +32,12 @@ def server() -> Iterator[dns_server.Server]:
     made = dns_server.Server()
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look-up waits for both families, however busy the machine is."""
+    monkeypatch.setattr(dns_lookup, "GRACE", 60.0)
 
 
 def config(server: dns_server.Server, **kwargs: float) -> Config:
