@@ -58,10 +58,6 @@ def secure_server(files: CertificateFiles, *, health: str = "", address: str = "
     """A server's address. It wants clients' certificates and answers every call with the names of the caller's, and says
     `health` of itself where that is given."""
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        pem = files.pem
-        return grpc.ssl_server_certificate_configuration([(pem.key or b"", pem.certificate or b"")], pem.ca)
-
     def who(request: Any, context: Any) -> bytes:
         return b" ".join(context.auth_context()["x509_subject_alternative_name"])
 
@@ -101,7 +97,7 @@ def secure_server(files: CertificateFiles, *, health: str = "", address: str = "
             watch, wire.HealthCheckRequest.FromString, wire.HealthCheckResponse.SerializeToString
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Watch": asked}),))
-    credentials = grpc.dynamic_ssl_server_credentials(configuration(), configuration, True)
+    credentials = files.server_credentials(require_client=True)
     end = files.subscribe(lambda credentials: None)
     try:
         port = server.add_secure_port(address, credentials)
