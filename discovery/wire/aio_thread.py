@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import os
 import select
@@ -26,11 +25,13 @@ def own_channel(
     address: str, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]] | None = None
 ) -> grpc.aio.Channel:
     """As `wire.own_channel`, not instrumented; to be opened on the thread."""
+    # Where gRPC defines the functions. OpenTelemetry replaces those of grpc.aio by closures that cannot be unwrapped.
+    functions: Any = sys.modules["grpc.aio._channel"]
     opened: grpc.aio.Channel
     if credentials is None:
-        opened = inspect.unwrap(grpc.aio.insecure_channel)(address, options)
+        opened = functions.insecure_channel(address, options)
     else:
-        opened = inspect.unwrap(grpc.aio.secure_channel)(address, credentials, options)
+        opened = functions.secure_channel(address, credentials, options)
     return opened
 
 
