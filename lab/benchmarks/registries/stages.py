@@ -13,6 +13,7 @@ from unittest import mock
 
 from discovery.resolving.resolver import Resolver
 from discovery.sources.etcd_client import EtcdClient
+from discovery.sources.kubernetes import endpoint_slices
 from discovery.wire import messages_pb2 as xds
 from discovery.xds import ads_stream, control_plane, resources
 
@@ -42,6 +43,7 @@ class Trace:
         self._line = re.compile(_LINE.format(re.escape(new)), re.MULTILINE)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  open for as long as the process lives
         os.dup2(self._log.fileno(), 2)
+        self._before(endpoint_slices, "event", ARRIVED)
         self._before(Resolver, "_receive", YIELDED)
         self._before(control_plane.ControlPlane, "publish", PUBLISHED, _is_new)
         self._before(ads_stream.Stream, "subscribe", ACKNOWLEDGED, lambda _, request: request.type_url == _ASSIGNMENT)
@@ -80,7 +82,7 @@ class Trace:
     def _mark(self, stage: str) -> None:
         self._seen.setdefault(stage, time.monotonic())
 
-    def _before(self, owner: type, name: str, stage: str, counts: Callable[..., bool] = lambda *_: True) -> None:
+    def _before(self, owner: object, name: str, stage: str, counts: Callable[..., bool] = lambda *_: True) -> None:
         original = getattr(owner, name)
 
         @functools.wraps(original)
