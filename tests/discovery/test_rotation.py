@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from discovery import CertificateFiles, Health, aio, secure_channel, status
+from discovery import CertificateFiles, Config, Health, aio, secure_channel, status
 from discovery.testing import Proxy
 from discovery.tls.aio_rotation import RenewedChannel as AioRenewedChannel
 from discovery.tls.rotation import RenewedChannel
@@ -125,6 +125,10 @@ async def test_rotation_under_load_loses_no_call_of_grpc_aio(folders: tuple[Fold
     assert not [answer for answer in answers if "failed" in answer]
 
 
+UNWATCHED = Config(health=None)
+"""Without the connection by which the library asks for health."""
+
+
 @contextlib.contextmanager
 def counted(files: CertificateFiles) -> Iterator[Proxy]:
     """A secure server behind a proxy that counts connections; nothing is left to the garbage collector."""
@@ -160,7 +164,10 @@ def test_a_call_goes_on_where_it_began_and_its_connection_ends_behind_it(
 ) -> None:
     """Calls that begin later are on the new channel, methods made before it among them, and ones that are not called again."""
     server, client = folders
-    with counted(server.files()) as proxy, secure_channel(written(target, proxy.address), client.files(), OPTIONS) as channel:
+    with (
+        counted(server.files()) as proxy,
+        secure_channel(written(target, proxy.address), client.files(), OPTIONS, config=UNWATCHED) as channel,
+    ):
         never_called_again = unary(channel)
         before = never_called_again(b"", timeout=DEADLINE)
         call = BEGIN[kind](channel)
@@ -182,7 +189,7 @@ def test_close_cancels_the_calls_on_a_channel_that_was_replaced(folders: tuple[F
     """As gRPC's close does it to all calls of a channel."""
     server, client = folders
     with counted(server.files()) as proxy:
-        channel = secure_channel(f"static:///{proxy.address}", client.files(), OPTIONS)
+        channel = secure_channel(f"static:///{proxy.address}", client.files(), OPTIONS, config=UNWATCHED)
         who(channel)
         call = BEGIN[kind](channel)
         client.issue(server.issue(trustme.CA()), identity="renewed")
@@ -245,7 +252,7 @@ def test_close_cancels_a_call_on_a_replaced_channel_for_which_a_thread_waits(fol
             codes.append(error.code())
 
     with counted(server.files()) as proxy:
-        channel = secure_channel(f"static:///{proxy.address}", client.files(), OPTIONS)
+        channel = secure_channel(f"static:///{proxy.address}", client.files(), OPTIONS, config=UNWATCHED)
         who(channel)
         waiting = threading.Thread(target=wait, args=(channel,))
         waiting.start()
@@ -262,7 +269,7 @@ async def test_a_stream_of_grpc_aio_goes_on_where_it_began_and_its_connection_en
     """The same on an event loop; close cancels what still runs."""
     server, client = folders
     with counted(server.files()) as proxy:
-        async with aio.secure_channel(f"static:///{proxy.address}", client.files(), OPTIONS) as channel:
+        async with aio.secure_channel(f"static:///{proxy.address}", client.files(), OPTIONS, config=UNWATCHED) as channel:
             before = (await unary(channel)(b"", timeout=DEADLINE)).decode()
             streams = [streaming(channel)(b"") for _ in range(2)]
             for stream in streams:
