@@ -187,7 +187,7 @@ class Resolver(Publisher):
         now = self._clock()
         with self._guard:
             received, since, last = self._received, self._changed_since, self._status.snapshot
-            empty_for = self._empty_before + (now - self._empty_since if self._empty_since is not None else 0.0)
+            empty_for = self._empty_before + now - self._empty_since if self._empty_since is not None else 0.0
         if received is None or since is None or self._closing.is_set():
             return
         if now < self._not_before:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from discovery import metrics
 from discovery.config import Backoff, Config, Empty, Remember
 from discovery.errors import NotSyncedError, SourceError
 from discovery.resolving.resolver import Resolver
@@ -193,6 +194,48 @@ def test_an_empty_answer_is_believed_when_it_was_held_long_enough() -> None:
         run.source.steps.put(snapshot(1))
         run.source.steps.put(snapshot())
         assert [run.next(), run.next()] == [snapshot(1), snapshot()]
+    finally:
+        run.resolver.close()
+
+
+def test_the_time_of_hold_passes_only_while_the_registry_is_read() -> None:
+    """A registry that is down proves nothing: what it said last may be a part of its going down."""
+    run = Run(Config(coalesce=0, empty=Empty("hold", 30)), clock := Clock())
+    try:
+        run.source.steps.put(snapshot(1))
+        assert run.next() == snapshot(1)
+        run.source.steps.put(snapshot())
+        until(lambda: run.resolver.status.suspicious is not None)
+        for restarts in range(1, 4):
+            clock.now += 10  # of which the registry is read until it fails
+            run.source.steps.put(SourceError(f"down for the {restarts}. time"))
+            until(lambda restarts=restarts: run.resolver.status.restarts == restarts)  # type: ignore[misc]
+            clock.now += 1000
+            run.resolver.reconsider()
+            assert run.resolver.status.snapshot == snapshot(1)
+            synced_at = clock.now
+            run.source.steps.put(snapshot())
+            until(lambda synced_at=synced_at: run.resolver.status.synced_at == synced_at)  # type: ignore[misc]
+        assert run.next() == snapshot(), "30 s of a registry that was read"
+    finally:
+        run.resolver.close()
+
+
+def test_the_lag_of_a_change_counts_from_that_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from a set before it that was not believed; and in a burst from its first change."""
+    lags: list[float] = []
+    monkeypatch.setattr(metrics, "record_lag", lambda target, seconds: lags.append(seconds))
+    run = Run(Config(coalesce=0, empty=Empty("keep")), clock := Clock())
+    try:
+        run.source.steps.put(snapshot(1))
+        assert run.next() == snapshot(1)
+        run.source.steps.put(snapshot())
+        until(lambda: run.resolver.status.suspicious is not None)
+        clock.now += 3
+        run.source.steps.put(snapshot(1, 2))
+        assert run.next() == snapshot(1, 2)
+        until(lambda: len(lags) == 2)
+        assert lags == [0, 0]
     finally:
         run.resolver.close()
 
