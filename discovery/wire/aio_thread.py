@@ -65,8 +65,8 @@ class _Loop(asyncio.SelectorEventLoop):
     """An event loop that leaves gRPC's socket to the program's own loops, if there are any.
 
     grpc.aio wakes all loops of a process by one socket, and whichever loop reads it hands each event to its owner. Reading at once
-    would wake this thread for every call that the program makes with grpc.aio, at a third of the call's CPU, and until grpcio 1.80
-    the loser of each race logs a BlockingIOError. So this loop looks once in PAUSE seconds, and reads immediately only after it has
+    would wake this thread for every call that the program makes with grpc.aio, at a third of the call's CPU, and with
+    grpcio 1.62 the loser of each race logs a BlockingIOError. So this loop looks once in PAUSE seconds, and reads immediately only after it has
     found the socket unread LOOKS times in a row.
     """
 
