@@ -16,6 +16,7 @@ import pytest
 from discovery import (
     Config,
     Endpoint,
+    Etcd,
     Health,
     Manual,
     NotSyncedError,
@@ -263,6 +264,19 @@ def test_a_channel_that_cannot_be_opened_keeps_no_target(manual: Manual, monkeyp
         insecure_channel(manual.target)
     del error
     until(lambda: process.statuses() == [])
+
+
+def test_the_name_that_errors_show_says_nothing_of_the_settings() -> None:
+    """Not even by a digest: who reads a log could try passwords."""
+    secret = Config(etcd=Etcd(("127.0.0.1:9",), user="root", password="hunter2"))
+    names = set()
+    for _ in range(2):
+        uri, _, lease = open_target("etcd:///greeter", None, secret, None)
+        assert lease is not None
+        lease.close()
+        names.add(uri)
+    assert len(names) == 2, "the same settings make the same name"
+    assert all(name.startswith("xds://grpc-discovery/etcd.greeter-") for name in names)
 
 
 def test_a_service_config_keeps_its_retries(manual: Manual) -> None:

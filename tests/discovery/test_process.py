@@ -18,7 +18,7 @@ from discovery import ControlPlaneError
 from discovery.xds import bootstrap, socket_directory
 from discovery.xds.socket_directory import SocketDirectory
 
-from .servers import DEADLINE, Server
+from .servers import DEADLINE, Server, servers
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -690,3 +690,22 @@ def test_no_parent_at_all_is_an_error_that_names_them(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "getcwd", refuse)
     with pytest.raises(ControlPlaneError, match=r"/tmp \(denied\), /dev/shm \(denied\), /var/tmp \(denied\); set TMPDIR"):
         SocketDirectory()
+
+
+def test_an_open_channel_finds_a_socket_that_was_removed_when_it_connects_anew(server: Server) -> None:
+    """Its stream to the control plane has ended, and somebody has cleaned up /tmp: changes reach it all the same."""
+    code = """
+import shutil
+from discovery.xds.runtime import process
+plane = process.plane()
+other = sys.argv[2]
+shutil.rmtree(os.path.dirname(plane.server_uri.removeprefix("unix:")))
+plane._servers[-1].stop(None)
+manual.set([other])
+give_up = time.monotonic() + 20
+while call(b"", timeout=20) != b"b":
+    assert time.monotonic() < give_up, "the change did not arrive"
+"""
+    with servers("b") as running:
+        done = run(CALL + code, server.address, running["b"].address)
+    assert done.returncode == 0, done.stderr

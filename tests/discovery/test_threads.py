@@ -19,11 +19,12 @@ import discovery
 from discovery import Config, Empty, Endpoint, Manual, Snapshot, insecure_channel, status
 from discovery.resolving import threads
 from discovery.resolving.publisher import Publisher
-from discovery.resolving.threads import Guard, Serial, Timer
+from discovery.resolving.threads import Serial, Timer
 from discovery.status import Status
 from discovery.target import parse
-from discovery.xds import lease
+from discovery.xds import lease, runtime
 from discovery.xds.resources import TargetResources
+from discovery.xds.runtime import process
 
 from .servers import DEADLINE, Server, servers, until, who
 
@@ -169,9 +170,9 @@ def test_close_inside_a_guard_does_not_wait(manual: Manual, monkeypatch: pytest.
     """A finalizer of the program's own, or a signal handler, may close a channel while this thread holds what the timer needs."""
     monkeypatch.setattr(lease, "CLOSE_WAIT", 1e6)
     channel = insecure_channel(manual.target)
-    with Guard():
+    with process._guard:
         channel.close()
-    until(lambda: manual.target not in [each.target for each in discovery.xds.runtime.process.statuses()])
+    until(lambda: manual.target not in [each.target for each in process.statuses()])
 
 
 def test_close_on_the_timers_thread_does_not_wait_for_itself(manual: Manual, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +218,7 @@ def others_work() -> None:
         with insecure_channel(other.target) as channel:
             assert who(channel) == "a"
             assert status(other.target).state == "synced"
+        insecure_channel(other.target)._lease.release().result(DEADLINE)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -403,12 +405,12 @@ def test_the_timer_survives_what_it_runs_and_keeps_the_order() -> None:
 
 def test_a_forgotten_channel_in_a_cycle_ends_its_source(manual: Manual, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while, which is shortened here."""
-    monkeypatch.setattr(discovery.xds.runtime, "LINGER", 0.0)
+    monkeypatch.setattr(runtime, "LINGER", 0.0)
     kept: list[Any] = [insecure_channel(manual.target)]
     kept.append(kept)
     del kept
     gc.collect()
-    until(lambda: manual.target not in [each.target for each in discovery.xds.runtime.process.statuses()])
+    until(lambda: manual.target not in [each.target for each in process.statuses()])
 
 
 def test_a_call_that_waits_from_before_the_first_set_is_answered_when_the_set_comes(manual: Manual) -> None:
