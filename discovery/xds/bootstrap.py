@@ -4,6 +4,7 @@ gRPC reads one bootstrap per process (gRFC A27), from the file named by GRPC_XDS
 GRPC_XDS_BOOTSTRAP_CONFIG. Ours is a separate authority in it (gRFC A47), so the user's own control plane keeps working.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -11,10 +12,10 @@ import types
 from collections.abc import MutableMapping
 from typing import Any
 
-from grpc._cython import cygrpc  # type: ignore[attr-defined]  # its type stubs leave it out
-
 from ..errors import ControlPlaneError
 from .resources import AUTHORITY, LISTENER
+
+_cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")  # gRPC's type stubs leave it out
 
 FILE = "GRPC_XDS_BOOTSTRAP"
 TEXT = "GRPC_XDS_BOOTSTRAP_CONFIG"
@@ -90,7 +91,7 @@ def check_greenlets() -> None:
             "gevent has patched only one of threads and queues, and a channel would not work: "
             "call gevent.monkey.patch_all() with thread and queue both on or both off"
         )
-    if threads and not getattr(cygrpc, "g_gevent_activated", True):
+    if threads and not getattr(_cygrpc, "g_gevent_activated", True):
         raise ControlPlaneError(
             "gevent has patched this process, but gRPC is not initialized for it, and a channel would block every greenlet: "
             "call grpc.experimental.gevent.init_gevent() after gevent.monkey.patch_all() and before the first channel"
