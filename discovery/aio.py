@@ -125,10 +125,16 @@ class _Channel(grpc.aio.Channel):
         return _StreamStream(self._channel.stream_stream(*args, **kwargs), self._check)
 
     async def close(self, grace: float | None = None) -> None:
-        if self._lease is None or not self._lease.forked:
+        lease = self._lease
+        if lease is None:
             await self._channel.close(grace)
-        if self._lease is not None:
-            await asyncio.wait({asyncio.wrap_future(self._lease.release())}, timeout=CLOSE_WAIT)
+            return
+        try:
+            if not lease.forked:
+                await self._channel.close(grace)
+        finally:  # also if this is canceled
+            done = lease.release()
+        await asyncio.wait({asyncio.wrap_future(done)}, timeout=CLOSE_WAIT)
 
     async def __aenter__(self) -> "_Channel":
         return self

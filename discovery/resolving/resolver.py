@@ -1,6 +1,7 @@
 """A source in, accepted snapshots out: the only retry loop, coalescing, the empty policy, and the status."""
 
 import logging
+import queue
 import random
 import threading
 import time
@@ -18,7 +19,7 @@ from .empty_policy import Decision, decide
 from .health import HealthMonitor
 from .publisher import Publisher
 from .snapshot_cache import CacheWriter
-from .threads import Alarm, Serial
+from .threads import Alarm, Serial, timer
 
 logger = logging.getLogger(__package__)
 
@@ -63,6 +64,7 @@ class Resolver(Publisher):
         self._jitter = jitter
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._begin: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._cache: CacheWriter | None = None
         if config.remember.directory:
             self._cache = CacheWriter(config.remember, str(target), lambda: source.registry, lambda: self._current)
@@ -89,9 +91,12 @@ class Resolver(Publisher):
         except RuntimeError:
             self._thread = None
             raise
+        # The source may begin with an import that leaves this thread little time to open its channel, so it begins a moment later.
+        timer.call_at(0.0, lambda: self._begin.put(None))
 
     def close(self) -> None:
         self._closing.set()
+        self._begin.put(None)
         with self._guard:
             self._change(state="closed")
         self._tell()
@@ -111,6 +116,7 @@ class Resolver(Publisher):
     # ---- the source's thread ----
 
     def _run(self) -> None:
+        self._begin.get()
         backoff = BackoffTimer(self._config.backoff, self._clock, self._jitter)
         while not self._closing.is_set():
             backoff.begin()

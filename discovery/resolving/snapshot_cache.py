@@ -29,7 +29,7 @@ VERSION = 2
 class SnapshotCache:
     """The file of one target in one registry. Several clients may share a directory: the last one to write wins."""
 
-    def __init__(self, settings: Remember, target: str, registry: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Remember, target: str, registry: str = "", clock: Callable[[], float] = time.time) -> None:
         self.registry = registry
         self._settings = settings
         self._target = target
