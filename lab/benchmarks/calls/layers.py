@@ -7,6 +7,7 @@ write by field number is not in the library's messages, because the library does
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -129,18 +130,25 @@ def _varint(number: int) -> bytes:
     return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + _varint(number >> 7)
 
 
-def without(addresses: Sequence[str]) -> Iterator[tuple[str, Side, Side]]:
-    """What is compared, first over second: the layer is in the first and not in the second."""
-    base = unwrapped(addresses)
-    yield "the check of this library", discovered(addresses), base
-    yield "weighted clusters in the place of one", base, unwrapped(addresses, _single_cluster)
-    yield "the circuit breaker's own limit", base, unwrapped(addresses, _no_circuit_breaker)
-    yield "the weighing of localities", base, unwrapped(addresses, _no_locality_policy)
-    yield "these three together", base, unwrapped(addresses, _all)
-    yield "the rest: route, cluster, priority, and circuit-breaker policies", unwrapped(addresses, _all), listed(addresses)
-    yield (
-        "outlier detection, which is off by itself",
-        discovered(addresses, discovery.Config(outliers=discovery.Outliers())),
-        discovered(addresses),
-    )
-    yield "nothing: two lists, to judge the others by", listed(addresses), listed(addresses)
+@dataclass(frozen=True)
+class Layer:
+    """What a channel with it and a channel without it differ in. everywhere: compared in more than one style of calls."""
+
+    name: str
+    present: Side
+    absent: Side
+    everywhere: bool = False
+
+
+def layers(addresses: Sequence[str]) -> Iterator[Layer]:
+    """Each is compared with all others in place, but the rest, which is what gRPC's own list does not have and xDS cannot leave out."""
+    whole, base, least = discovered(addresses), unwrapped(addresses), unwrapped(addresses, _all)
+    yield Layer("the check of this library", whole, base, everywhere=True)
+    yield Layer("weighted clusters in the place of one", base, unwrapped(addresses, _single_cluster))
+    yield Layer("the circuit breaker's own limit", base, unwrapped(addresses, _no_circuit_breaker))
+    yield Layer("the weighing of localities", base, unwrapped(addresses, _no_locality_policy))
+    yield Layer("these three together", base, least)
+    yield Layer("the rest: route, cluster, priority, and circuit-breaker policies", least, listed(addresses), everywhere=True)
+    ejecting = discovered(addresses, discovery.Config(outliers=discovery.Outliers()))
+    yield Layer("outlier detection, which is off by itself", ejecting, whole)
+    yield Layer("nothing: two lists, to judge the others by", listed(addresses), listed(addresses), everywhere=True)

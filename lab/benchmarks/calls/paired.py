@@ -22,7 +22,7 @@ import discovery
 from ..peers import method
 from ..report import fewer
 
-PAIRS, SAMPLES, CALLS = 8, 10, 240
+PAIRS, SAMPLES, CALLS = 8, 7, 240
 """Pairs of channels, samples of each, and calls of each run."""
 
 Call = Callable[..., Any]
