@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ..peers import servers
 from ..report import Row, estimate, row
-from .layers import discovered, layers, listed
+from .layers import discovered, every_layer, listed
 from .paired import STYLES, Style, compare
 
 SYNC, AIO = Style(False, 1), Style(True, 16)
@@ -28,8 +28,8 @@ def measure_layers(quick: bool) -> Iterator[Row]:
     """Where the difference comes from: percent of a call's CPU that each layer takes."""
     with servers(3) as ports:
         addresses = [f"127.0.0.1:{port}" for port in ports]
-        chosen = [(SYNC, layer) for layer in layers(addresses)]
-        chosen += [(AIO, layer) for layer in layers(addresses) if layer.everywhere]
+        chosen = [(SYNC, layer) for layer in every_layer(addresses)]
+        chosen += [(AIO, layer) for layer in every_layer(addresses) if layer.everywhere]
         for style, layer in chosen:
             found = compare(style, layer.present, layer.absent, quick)
             more = [[(ratio - 1) * 100 for ratio in group] for group in found.cpu]

@@ -140,7 +140,7 @@ class Layer:
     everywhere: bool = False
 
 
-def layers(addresses: Sequence[str]) -> Iterator[Layer]:
+def every_layer(addresses: Sequence[str]) -> Iterator[Layer]:
     """Each is compared with all others in place, but the rest, which is what gRPC's own list does not have and xDS cannot leave out."""
     whole, base, least = discovered(addresses), unwrapped(addresses), unwrapped(addresses, _all)
     yield Layer("the check of this library", whole, base, everywhere=True)

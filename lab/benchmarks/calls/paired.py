@@ -76,7 +76,7 @@ def compare(style: Style, first: Side, second: Side, quick: bool) -> Ratios:
 
 
 async def _compare(style: Style, first: Side, second: Side, quick: bool) -> Ratios:
-    found = Ratios()
+    found, count = Ratios(), fewer(CALLS // style.workers, quick)
     with ThreadPoolExecutor(style.workers) as pool:
         for number in range(fewer(PAIRS, quick)):
             found.cpu.append([])
@@ -85,12 +85,12 @@ async def _compare(style: Style, first: Side, second: Side, quick: bool) -> Rati
                 sides = [await stack.enter_async_context(_call(style, side)) for side in (first, second)[:: 1 - number % 2 * 2]]
                 calls = sides[:: 1 - number % 2 * 2]
                 for call in calls:
-                    await _run(style, call, pool)
+                    await _run(style, call, pool, count)
                 for _ in range(fewer(SAMPLES, quick)):
-                    (a, at), (b, bt), (c, ct), (d, dt) = [await _run(style, calls[n], pool) for n in (0, 1, 1, 0)]
+                    (a, at), (b, bt), (c, ct), (d, dt) = [await _run(style, calls[n], pool, count) for n in (0, 1, 1, 0)]
                     found.cpu[-1].append((a + d) / (b + c))
                     found.rate[-1].append((bt + ct) / (at + dt))
-                    found.microseconds.append((a + d) / 2 / CALLS * 1e6)
+                    found.microseconds.append((a + d) / 2 / count / style.workers * 1e6)
     return found
 
 
@@ -113,9 +113,8 @@ async def _of(answer: Awaitable[bytes] | bytes) -> bytes:
     return answer if isinstance(answer, bytes) else await answer
 
 
-async def _run(style: Style, call: Call, pool: ThreadPoolExecutor) -> tuple[float, float]:
-    """Seconds of CPU and of time."""
-    count = CALLS // style.workers
+async def _run(style: Style, call: Call, pool: ThreadPoolExecutor, count: int) -> tuple[float, float]:
+    """Seconds of CPU and of time for so many calls of each worker."""
 
     def thread() -> None:
         for _ in range(count):
