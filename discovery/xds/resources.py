@@ -187,7 +187,8 @@ class TargetResources:
         return first_priority, message
 
     def _listener(self) -> Resource:
-        weights = self._weights or {0: 1}
+        # The weight of a single part means nothing; with a constant one, a change of a small set leaves the Listener as it is.
+        weights = self._weights if len(self._weights) > 1 else dict.fromkeys(self._weights or (0,), 1)
         divisor = math.ceil(sum(weights.values()) / UNLIMITED)  # the sum must fit 32 bits (gRFC A28)
         clusters = xds.WeightedCluster(
             clusters=[
@@ -221,8 +222,9 @@ def _renamed(resource: Resource, full_name: str) -> Resource:
 
 
 def _alike(weights: Mapping[int, int], routed: Mapping[int, int]) -> bool:
-    return weights.keys() == routed.keys() and all(
-        abs(weight - routed[part]) <= TOLERANCE * routed[part] for part, weight in weights.items()
+    """Whether a route need not be sent anew."""
+    return weights.keys() == routed.keys() and (
+        len(weights) == 1 or all(abs(weight - routed[part]) <= TOLERANCE * routed[part] for part, weight in weights.items())
     )
 
 
