@@ -4,6 +4,7 @@ It implements the State-of-the-World variant of the xDS transport protocol, on a
 handles names and resources, not registries.
 """
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -193,12 +194,17 @@ class ControlPlane:
                 self._start()
 
     def idle(self) -> None:
-        """The last channel of a copy was closed: leave nothing on disk, because a process may end in a way that runs no exit handler,
-        and no thread in gRPC, which does not prepare for a fork then."""
+        """The last channel of a copy was closed: leave nothing on disk, because a process may end in a way that runs no exit handler.
+        The server goes on: gRPC may use its connection for the next channel."""
         with self._starting:
-            if self._served:
+            if not self._served:
+                self._directory.remove()
+
+    def before_fork(self) -> None:
+        """While no channel is open, leave no thread in gRPC, which does not prepare for a fork then, so that the child can use it."""
+        with self._starting:
+            if self._served or self._directory.exists:
                 return
-            self._directory.remove()
             unused, self._servers = self._servers, []
         for stopped in [server.stop(_STOP_WAIT) for server in unused]:  # gRPC is about to close its connections
             stopped.wait(_STOP_WAIT)
@@ -236,7 +242,8 @@ class ControlPlane:
         unused = [each for each in self._servers if each not in used]
         self._servers = [each for each in self._servers if each in used] + [server]
         for each in unused:
-            each.stop(None)
+            with contextlib.suppress(RuntimeError):  # no thread is left to end it; it stays
+                each.stop(_STOP_WAIT)
 
     def _wake(self, name: str) -> None:
         with self._guard:

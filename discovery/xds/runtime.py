@@ -238,8 +238,10 @@ class _Process:
             self._plane.remove_socket()
 
     def before_fork(self) -> None:
-        """Forgotten channels do not stand in the way of a fork."""
-        if self._forgotten and not inside_guard() and not timer.current:
+        """Forgotten channels do not stand in the way of a fork, nor does the control plane once all channels are closed."""
+        if inside_guard() or timer.current:
+            return
+        if self._forgotten:
             done: Future[None] = Future()
 
             def flush() -> None:
@@ -250,6 +252,8 @@ class _Process:
             timer.post(flush)
             with contextlib.suppress(TimeoutError):
                 done.result(CLOSE_WAIT)
+        if self._plane is not None and not self._shared:
+            self._plane.before_fork()
 
     def after_fork(self) -> None:
         """In the child. A lock may be held by a thread that no longer exists, so each is replaced."""

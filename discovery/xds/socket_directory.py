@@ -182,7 +182,9 @@ def _sweep_one(path: str, age: float) -> None:
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(path)
+        # A living process may have removed the directory, and made it again, since the lock's file was opened.
+        if os.path.samestat(os.fstat(lock), os.lstat(f"{path}/{_LOCK}")):
+            _remove(path)
     finally:
         os.close(lock)
 

@@ -269,6 +269,7 @@ class Stress:
         while not condition():
             if time.monotonic() > until:
                 self.wrong[f"{what}: not after {SETTLE:g} s; {_left()}"] += 1
+                faulthandler.dump_traceback(sys.stdout, all_threads=True)
                 return
             time.sleep(0.05)
             gc.collect()  # which does nothing while another thread collects

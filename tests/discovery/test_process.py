@@ -1,6 +1,7 @@
 """runtime.py, bootstrap.py and socket_directory.py as a whole process: its start, its exit, its forks, and what stands beside it."""
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 
 from discovery import ControlPlaneError
 from discovery.xds import bootstrap, socket_directory
-from discovery.xds.socket_directory import SocketDirectory
+from discovery.xds.socket_directory import SocketDirectory, sweep
 
 from .servers import DEADLINE, Server, servers
 
@@ -475,7 +476,7 @@ def directory(parent: Path) -> Iterator[SocketDirectory]:
 
 
 HOLD = """
-from discovery.xds.socket_directory import SocketDirectory
+from discovery.xds.socket_directory import SocketDirectory, sweep
 directory = SocketDirectory()
 open(directory.socket, "w").close()
 print(directory.socket, flush=True)
@@ -690,6 +691,25 @@ def test_no_parent_at_all_is_an_error_that_names_them(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "getcwd", refuse)
     with pytest.raises(ControlPlaneError, match=r"/tmp \(denied\), /dev/shm \(denied\), /var/tmp \(denied\); set TMPDIR"):
         SocketDirectory()
+
+
+def test_a_sweep_leaves_a_directory_that_was_made_again_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock that it has is that of a file which is gone; another process sweeps while this one closes and opens a channel."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    directory = SocketDirectory()
+    flock = fcntl.flock
+
+    def later(lock: int, operation: int) -> None:
+        if operation & fcntl.LOCK_NB:
+            monkeypatch.setattr(fcntl, "flock", flock)
+            directory.remove()
+            directory.create()
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", later)
+    sweep(str(tmp_path))
+    assert os.path.isdir(os.path.dirname(directory.socket))
+    directory.remove()
 
 
 def test_an_open_channel_finds_a_socket_that_was_removed_when_it_connects_anew(server: Server) -> None:
