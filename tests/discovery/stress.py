@@ -227,7 +227,7 @@ class Stress:
             try:
                 actor()
             except Exception as error:
-                self.wrong[f"{actor.__name__}: {type(error).__name__}: {str(error)[:300]}"] += 1
+                self.wrong[f"{actor.__name__}: {type(error).__name__}: {str(error)[:1500]}"] += 1
                 time.sleep(0.05)
             self.done[actor.__name__] += 1
 
