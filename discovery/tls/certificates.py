@@ -36,6 +36,7 @@ class _Good:
 @dataclass(slots=True)
 class _Subscriber:
     on_change: OnChange
+    on_end: Callable[[], None]
     inherited: bool
     told: _Good | None
     """The last set that it was called with; None if it raised then."""
@@ -110,16 +111,19 @@ class CertificateFiles:
 
         return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client)
 
-    def subscribe(self, on_change: OnChange, *, inherited: bool = True) -> Callable[[], None]:
+    def subscribe(
+        self, on_change: OnChange, *, inherited: bool = True, on_end: Callable[[], None] = lambda: None
+    ) -> Callable[[], None]:
         """Call `on_change` with every new set, on a thread of this object. Returns a function that unsubscribes.
 
         If `on_change` raises, that is logged, and it is called again at the next check. The returned function may be called anywhere,
         also in a finalizer or a signal handler; a call of `on_change` that has begun goes on. In a forked child, `on_change` is
-        called if it is `inherited`. Raises RuntimeError if no thread can be started.
+        called if it is `inherited`. `on_end` is called on the same thread after the end. Raises RuntimeError if no thread can be
+        started.
         """
         token = object()
         with self._lock:
-            self._subscribers[token] = _Subscriber(on_change, inherited, self._good)
+            self._subscribers[token] = _Subscriber(on_change, on_end, inherited, self._good)
             following = self._following
         if not following:
             try:
@@ -175,7 +179,12 @@ class CertificateFiles:
 
     def _forget(self, token: object) -> None:
         with self._lock:
-            self._subscribers.pop(token, None)
+            subscriber = self._subscribers.pop(token, None)
+        if subscriber is not None:
+            try:
+                subscriber.on_end()
+            except Exception:
+                report(logger.exception, "the end of a subscription to TLS files failed")
 
     def _start(self) -> None:
         threading.Thread(target=self._follow, name="discovery certificates", daemon=True).start()

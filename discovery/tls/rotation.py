@@ -5,6 +5,7 @@ have then accepted the new certificate. The previous one is not closed but dropp
 refers to, and then ends its connections. This works for every target, whether discovery or gRPC resolves it.
 """
 
+import functools
 import inspect
 import os
 import threading
@@ -96,10 +97,10 @@ class Renewed(Generic[ChannelType]):
         self._closed = False
         self._unsubscribe: Callable[[], object] = lambda: None
 
-    def _watch(self, notify: Callable[[Renew], None]) -> None:
+    def _watch(self, notify: Callable[[Renew], None], on_end: Callable[[], None] = lambda: None) -> None:
         """Call `notify` with `_renew` for every new set, until this channel is closed or collected."""
         renew: Renew = weakref.WeakMethod(self._renew)
-        end = weakref.finalize(self, self._files.subscribe(lambda credentials: notify(renew), inherited=False))
+        end = weakref.finalize(self, self._files.subscribe(lambda credentials: notify(renew), inherited=False, on_end=on_end))
         end.atexit = False
         self._unsubscribe = end
         self._renew()  # the files may have changed since the channel was opened
@@ -144,8 +145,9 @@ class RenewedChannel(Renewed[grpc.Channel]):
         super().__init__(files, open)
         self._lock = threading.Lock()  # guards the replacement and _watchers
         self._watchers: list[OnState] = []
+        self._connecting: list[_Connecting] = []
         _instances.add(self)
-        self._watch(call)
+        self._watch(call, functools.partial(_stop, self._connecting))
 
     def _renew(self) -> None:
         """Open another channel. It is used once it is connected, or immediately if the one in use is not connected."""
@@ -163,9 +165,9 @@ class RenewedChannel(Renewed[grpc.Channel]):
             if self._closed:
                 fresh.close()
             else:
-                connecting = _Connecting(self, fresh)
-                fresh.subscribe(connecting.on_fresh, try_to_connect=True)
-                self.current.subscribe(connecting.on_used)
+                _stop(self._connecting)
+                self._connecting.append(connecting := _Connecting(self, fresh))
+                connecting.start()
         except BaseException:
             self._opened_with = None  # the next check tries it again
             raise
@@ -212,28 +214,54 @@ def call(renew: Renew) -> None:
 
 
 class _Connecting:
-    """Watches a channel on its way to being used. It is kept by gRPC, and keeps neither this channel nor its owner."""
+    """Watches the states of a channel on its way to being used, and of the one that is.
+
+    A channel is referred to for as long as it is watched: gRPC's thread that watches it holds a lock while it starts another thread,
+    and a garbage collection on that one, which takes the same lock for a channel, would wait forever.
+    """
 
     def __init__(self, owner: RenewedChannel, fresh: grpc.Channel) -> None:
         self._owner = weakref.ref(owner)
-        self._fresh = weakref.ref(fresh)
-        self._used = weakref.ref(owner.current)
+        self._fresh: grpc.Channel | None = fresh
+        self._used: grpc.Channel | None = owner.current
 
-    def on_fresh(self, state: grpc.ChannelConnectivity) -> None:
+    def start(self) -> None:
+        if (fresh := self._fresh) is not None:
+            fresh.subscribe(self._on_fresh, try_to_connect=True)
+        if (used := self._used) is not None:
+            used.subscribe(self._on_used)
+
+    def stop(self) -> None:
+        """Watch nothing any more. Not for finalizers."""
+        fresh, self._fresh = self._fresh, None
+        if fresh is not None:
+            fresh.unsubscribe(self._on_fresh)
+        used, self._used = self._used, None
+        if used is not None:
+            used.unsubscribe(self._on_used)
+
+    def _on_fresh(self, state: grpc.ChannelConnectivity) -> None:
         if state is grpc.ChannelConnectivity.READY:
             self._take_over()
 
-    def on_used(self, state: grpc.ChannelConnectivity) -> None:
-        if (used := self._used()) is not None:
-            used.unsubscribe(self.on_used)  # only the state at this moment counts
-        if state is not grpc.ChannelConnectivity.READY:
-            self._take_over()
+    def _on_used(self, state: grpc.ChannelConnectivity) -> None:
+        used, self._used = self._used, None
+        if used is not None:
+            used.unsubscribe(self._on_used)  # only the state at this moment counts
+            if state is not grpc.ChannelConnectivity.READY:
+                self._take_over()
 
     def _take_over(self) -> None:
-        owner, fresh = self._owner(), self._fresh()
+        owner, fresh = self._owner(), self._fresh
+        self.stop()
         if owner is not None and fresh is not None:
-            fresh.unsubscribe(self.on_fresh)
             owner.take_over(fresh)
+
+
+def _stop(connecting: list[_Connecting]) -> None:
+    """On the thread that follows the files, or that renews."""
+    while connecting:
+        connecting.pop().stop()
 
 
 _instances: "weakref.WeakSet[RenewedChannel]" = weakref.WeakSet()

@@ -17,9 +17,11 @@ import sys
 import threading
 import time
 import types
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from .. import metrics
 from ..config import Config
@@ -89,6 +91,9 @@ def _shared_plane() -> ControlPlane:
 class _Process:
     def __init__(self) -> None:
         self.forked = False
+        self.channels: weakref.WeakSet[Any] = weakref.WeakSet()
+        """gRPC's own below the channels of this process."""
+        self._inherited: list[object] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -262,6 +267,8 @@ class _Process:
         if self._shared:
             self.forked = True
             copies["forked"] = os.getpid()
+        # Kept forever: gRPC would end the parent's connections, which this process shares, when it frees them.
+        self._inherited.append((self._plane, self._shared, list(self.channels)))
         self._reset()
 
 
