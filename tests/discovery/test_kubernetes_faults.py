@@ -194,7 +194,7 @@ def test_events_are_read_however_the_network_cuts_them_and_those_of_one_piece_ar
 def test_a_bookmark_is_where_the_next_watch_goes_on(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quiet Service's version would expire otherwise. What is asked: slices of this Service, bookmarks, an end."""
     clock = itertools.count(0, 10)
-    monkeypatch.setattr(code, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(code, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
     script.answer(listed("7", item(A)))
     script.answer(event("BOOKMARK", {"metadata": {"resourceVersion": "9"}}))
     script.answer(event("MODIFIED", item(B, "12")))
@@ -216,7 +216,7 @@ def test_a_kubeconfig_that_names_another_api_server_ends_the_watch(
 ) -> None:
     """Its versions mean something else; the next watch lists."""
     clock = itertools.count(0, 10)
-    monkeypatch.setattr(code, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(code, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
     source = scripted(script, tmp_path)
     script.answer(listed("7", item(A)))
     script.answer(event("BOOKMARK", {"metadata": {"resourceVersion": "9"}}))

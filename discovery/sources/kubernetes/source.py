@@ -33,6 +33,10 @@ clients do not reconnect at once."""
 SLOW_RETRY = 10.0
 """Seconds between attempts after errors that need a person to fix them."""
 
+HEAD_START = 0.02
+"""Seconds before the first import of what a connection needs. An event loop that opens a channel would otherwise share the interpreter
+with the import until the channel is open."""
+
 LONGEST_ERROR = 2**16
 """The bytes that are read of an answer that reports an error."""
 
@@ -69,6 +73,8 @@ class KubernetesSource:
         return f"{urlsplit(self._url).netloc}/{self._namespace}" if self._url else ""
 
     def watch(self) -> Iterator[Snapshot]:
+        if self._connection is None:
+            time.sleep(HEAD_START)
         from .connection import FAILURES, is_of_credentials  # slow to import, so not where a channel is opened
 
         try:
