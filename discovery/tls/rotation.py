@@ -5,10 +5,12 @@ have then accepted the new certificate. The previous one is not closed but dropp
 refers to, and then ends its connections. This works for every target, whether discovery or gRPC resolves it.
 """
 
+import contextlib
 import functools
 import inspect
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -235,10 +237,10 @@ class _Connecting:
         """Watch nothing any more. Not for finalizers."""
         fresh, self._fresh = self._fresh, None
         if fresh is not None:
-            fresh.unsubscribe(self._on_fresh)
+            _unwatch(fresh, self._on_fresh)
         used, self._used = self._used, None
         if used is not None:
-            used.unsubscribe(self._on_used)
+            _unwatch(used, self._on_used)
 
     def _on_fresh(self, state: grpc.ChannelConnectivity) -> None:
         if state is grpc.ChannelConnectivity.READY:
@@ -247,7 +249,7 @@ class _Connecting:
     def _on_used(self, state: grpc.ChannelConnectivity) -> None:
         used, self._used = self._used, None
         if used is not None:
-            used.unsubscribe(self._on_used)  # only the state at this moment counts
+            _unwatch(used, self._on_used)  # only the state at this moment counts
             if state is not grpc.ChannelConnectivity.READY:
                 self._take_over()
 
@@ -256,6 +258,17 @@ class _Connecting:
         self.stop()
         if owner is not None and fresh is not None:
             owner.take_over(fresh)
+
+
+def _unwatch(channel: grpc.Channel, callback: OnState) -> None:
+    """gRPC's thread goes on for 0.2 s, and a collection on it that frees its channel would wait for itself: keep it for longer."""
+    channel.unsubscribe(callback)
+    with contextlib.suppress(RuntimeError):  # no thread is left
+        threading.Thread(target=_keep_for_a_second, args=(channel,), name="discovery rotation", daemon=True).start()
+
+
+def _keep_for_a_second(channel: grpc.Channel) -> None:
+    time.sleep(1.0)
 
 
 def _stop(connecting: list[_Connecting]) -> None:
