@@ -64,8 +64,6 @@ def _arguments(options: Options, compression: grpc.Compression | None, intercept
 def _opened(lease: Lease | None, open: Callable[[], grpc.aio.Channel | RenewedChannel]) -> grpc.aio.Channel:
     with released_on_error(lease):
         channel = open()
-    if lease is not None:
-        process.channels.add(channel)
     return channel if lease is None and isinstance(channel, grpc.aio.Channel) else _Channel(channel, lease)
 
 

@@ -120,8 +120,6 @@ def _opened(lease: Lease | None, open: Callable[[], grpc.Channel | RenewedChanne
     """gRPC's channel itself if gRPC resolves the target and keeps the channel, else one around it."""
     with released_on_error(lease):
         channel = open()
-    if lease is not None:
-        process.channels.add(channel)
     return channel if lease is None and isinstance(channel, grpc.Channel) else _Channel(channel, lease)
 
 

@@ -72,8 +72,8 @@ def _daemon_threads() -> Any:
 
 
 INTERFACE = 2
-"""The version of the interface between copies of this library in one process: `add`, `publish`, `filter`, `remove`, `ensure`, and `idle` here,
-and what they use of TargetResources, View, and Resource. Increased by incompatible changes."""
+"""The version of the interface between copies of this library in one process: `add`, `publish`, `filter`, `remove`, `ensure`, `idle`, and
+`before_fork` here, and what they use of TargetResources, View, and Resource. Increased by incompatible changes."""
 
 
 @dataclass
@@ -245,9 +245,9 @@ class ControlPlane:
             with contextlib.suppress(RuntimeError):  # no thread is left to end it; it stays
                 each.stop(_STOP_WAIT)
 
-    def _wake(self, name: str) -> None:
+    def _wake(self, name: str, but: Stream | None = None) -> None:
         with self._guard:
-            streams = [stream for stream in self._streams if name in stream.targets]
+            streams = [stream for stream in self._streams if stream is not but and name in stream.targets]
         for stream in streams:
             stream.wake()
 
@@ -274,16 +274,10 @@ class ControlPlane:
                 before = served.resources.view
                 served.lay_out()
                 if served.resources.view is not before:
-                    self._wake_others(name, stream)
+                    self._wake(name, but=stream)
             with self._guard:
                 answers = stream.answers({name: served.resources for name, served in due.items()})
             yield from answers
-
-    def _wake_others(self, name: str, stream: "Stream") -> None:
-        with self._guard:
-            others = [other for other in self._streams if other is not stream and name in other.targets]
-        for other in others:
-            other.wake()
 
     def _listen(self, stream: "Stream", requests: Iterator[xds.DiscoveryRequest]) -> None:
         try:

@@ -10,18 +10,15 @@ Only `acquire` and the timer's thread change the tables. `release` and finalizer
 import atexit
 import contextlib
 import functools
-import logging
 import os
 import re
 import sys
 import threading
 import time
 import types
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
 from .. import metrics
 from ..config import Config
@@ -36,8 +33,6 @@ from .control_plane import INTERFACE, ControlPlane
 from .lease import CLOSE_WAIT, FORKED, Key, Lease, Share
 from .resources import TargetResources
 from .service_config import ServiceConfig
-
-logger = logging.getLogger(__package__)
 
 LINGER = 60.0
 """Seconds after which the source of a forgotten channel ends."""
@@ -91,8 +86,6 @@ def _shared_plane() -> ControlPlane:
 class _Process:
     def __init__(self) -> None:
         self.forked = False
-        self.channels: weakref.WeakSet[Any] = weakref.WeakSet()
-        """gRPC's own below the channels of this process."""
         self._inherited: list[object] = []
         self._reset()
 
@@ -267,8 +260,8 @@ class _Process:
         if self._shared:
             self.forked = True
             copies["forked"] = os.getpid()
-        # Kept forever: gRPC would end the parent's connections, which this process shares, when it frees them.
-        self._inherited.append((self._plane, self._shared, list(self.channels)))
+        # Kept forever: when gRPC frees a channel, it waits for threads that do not exist here.
+        self._inherited.append((self._plane, self._shared))
         self._reset()
 
 
