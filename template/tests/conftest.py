@@ -10,7 +10,6 @@ from {{ cookiecutter.package_name }}.defaults import PREFIX
 from {{ cookiecutter.package_name }}.server import servicer
 from {{ cookiecutter.package_name }}.server.app import build
 from {{ cookiecutter.package_name }}.settings import Server, Settings
-from {{ cookiecutter.package_name }}.telemetry import Telemetry
 
 from tests.processes import start
 
@@ -30,7 +29,7 @@ async def address() -> AsyncIterator[str]:
     """The address of a running server with all of its services."""
     settings = Settings(server=Server(host="127.0.0.1", port=0))
     async with servicer.services(settings) as services:
-        app = await build(settings, Telemetry(), services)
+        app = await build(settings, services)
         await app.start()
         yield f"127.0.0.1:{app.port}"
         await app.server.stop(0)

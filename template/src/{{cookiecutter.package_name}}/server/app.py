@@ -1,5 +1,7 @@
 """Builds the server: services, health, reflection, channelz, ports."""
 
+import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,24 +9,26 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_channelz.v1 import channelz, channelz_pb2_grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from ..calls import telemetry
 from ..calls.authorization import Authorization
 from ..calls.concurrency_limit import ConcurrencyLimit
-from ..calls.served_by import ServedBy
-from ..defaults import LIVENESS
+from ..calls.handler import Calls
+from ..defaults import PREFIX
 from ..discovery import CertificateFiles
 from ..settings import Settings
 from ..settings.command import StartError
-from ..telemetry import Telemetry
 from ..tls import server_files
 from . import Service
+from .health import Health
 from .interceptors import interceptors
 from .options import server_options
 
-HEALTH_CALLS = 100
-"""Concurrent calls on the port for health alone; a probe is one."""
+CHECKS, WATCHES, ADMIN_CALLS = 100, 1000, 100
+"""The limits of concurrent health checks, of health watches, each of which takes memory until its client leaves, and of calls to reflection
+and channelz."""
 
 
 @dataclass
@@ -32,7 +36,11 @@ class App:
     """A server that is ready to start. Keep a reference: gRPC stops a server that nothing references."""
 
     server: grpc.aio.Server
-    health: health.aio.HealthServicer
+    health: Health
+    drain: asyncio.Event
+    """Set when calls in progress are to end."""
+    running: set[asyncio.Task[Any]]
+    """The calls in progress."""
     port: int
     health_server: grpc.aio.Server | None
     """For plaintext probes, if there is one."""
@@ -44,6 +52,7 @@ class App:
         """Serve, and watch the certificates."""
         if self.certificates is not None:
             self.unsubscribe = self.certificates.subscribe(lambda credentials: None)
+        await self.health.update()
         await self.server.start()
         if self.health_server is not None:
             await self.health_server.start()
@@ -55,43 +64,41 @@ class App:
             await self.health_server.stop(0)
 
 
-async def build(settings: Settings, telemetry: Telemetry, services: Sequence[Service]) -> App:
+async def build(settings: Settings, services: Sequence[Service]) -> App:
     """The server, not started. Raises StartError if a port or the address is not available, TlsError if certificates are not usable."""
     certificates = server_files(settings)
-    mutual = settings.tls.mode == "mtls"
+    mutual, allowed, limits = settings.tls.mode == "mtls", settings.tls.allowed_clients, settings.server
+    drain, running = asyncio.Event(), set[asyncio.Task[Any]]()
+    authorization = None if allowed is None else Authorization(allowed)
+    around = functools.partial(Calls, name=limits.name, drain=drain, running=running)
+    setting = f"{PREFIX}SERVER__MAX_CONCURRENT_RPCS"
+    limit = ConcurrencyLimit(limits.max_concurrent_rpcs, limits.max_bytes_in_flight, setting=setting)
+    measured = telemetry.ServerTelemetry() if telemetry.enabled() else None
+    calls = around(authorization=authorization, limit=limit, telemetry=measured)
+    admin = around(authorization=authorization, limit=ConcurrencyLimit(ADMIN_CALLS, what="calls of reflection and channelz"))
+    checks = around(
+        limit=ConcurrencyLimit(CHECKS, what="health checks"), stream_limit=ConcurrencyLimit(WATCHES, what="health watches")
+    )
+
     server = grpc.aio.server(options=server_options(settings), interceptors=interceptors(settings))
-    named, named_first = ServedBy(settings.server.name), ServedBy(settings.server.name, initial=True)
-    restricted = _authorized(named_first.on(server), settings)
-    limited = ConcurrencyLimit(settings.server.max_concurrent_rpcs).on(_authorized(telemetry.on(named.on(server)), settings))
     for service in services:
-        service.register(service.servicer, limited)
-
-    health_servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, named_first.on(server))
-    names = [service.name for service in services]
-    for name in (health.OVERALL_HEALTH, *names, LIVENESS):
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-
+        service.register(service.servicer, calls.on(server))
+    health_servicer = Health(services)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, checks.on(server))
     # With mTLS, internals are not exposed to every client unless a setting says so.
-    if settings.server.reflection if settings.server.reflection is not None else not mutual:
-        listed = [*names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(listed), restricted)
-    if settings.server.channelz if settings.server.channelz is not None else not mutual:
-        channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), restricted)
+    if not mutual if limits.reflection is None else limits.reflection:
+        listed = [*(service.name for service in services), health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(listed), admin.on(server))
+        channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), admin.on(server))
 
     credentials = None if certificates is None else certificates.server_credentials(require_client=mutual)
-    port = _open(server, settings, "PORT", settings.server.port, credentials)
+    port = _open(server, settings, "PORT", limits.port, credentials)
     health_server, health_port = None, None
-    if settings.server.health_port is not None:
-        health_server = grpc.aio.server(options=server_options(settings), maximum_concurrent_rpcs=HEALTH_CALLS)
-        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, named_first.on(health_server))
-        health_port = _open(health_server, settings, "HEALTH_PORT", settings.server.health_port, None)
-    return App(server, health_servicer, port, health_server, health_port, certificates)
-
-
-def _authorized(server: Any, settings: Settings) -> Any:
-    """The server behind the authorization rules, if there are any."""
-    return server if settings.tls.allowed_clients is None else Authorization(settings.tls.allowed_clients).on(server)
+    if limits.health_port is not None:
+        health_server = grpc.aio.server(options=server_options(settings))
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, checks.on(health_server))
+        health_port = _open(health_server, settings, "HEALTH_PORT", limits.health_port, None)
+    return App(server, health_servicer, drain, running, port, health_server, health_port, certificates)
 
 
 def _open(

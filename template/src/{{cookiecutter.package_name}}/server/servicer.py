@@ -1,6 +1,5 @@
 """Your service: replace the example, and list every service of the server at the end."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -9,10 +8,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from ..calls import draining
 from ..settings import Settings
 from ..v1 import {{ cookiecutter.package_name }}_pb2 as pb
 from ..v1 import {{ cookiecutter.package_name }}_pb2_grpc as rpc
 from . import Service
+from .errors import invalid_argument
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -28,12 +29,13 @@ class {{ cookiecutter.__service }}Servicer(rpc.{{ cookiecutter.__service }}Servi
     ) -> AsyncIterator[pb.WatchGreetingsResponse]:
         interval = request.interval.ToTimedelta().total_seconds() if request.HasField("interval") else 1.0
         if not 0.001 <= interval <= 3600:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"interval is {interval:g} s; it must be between 1 ms and 1 h")
+            await invalid_argument(context, {"interval": f"{interval:g} s is not between 1 ms and 1 h"})
         for number in count(1):
             yield pb.WatchGreetingsResponse(message=f"Hello number {number}, {request.name or 'stranger'}!")
             if number == request.count:
                 return
-            await asyncio.sleep(interval)
+            if await draining.wait(interval):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "this server drains; call again")
 
 
 @asynccontextmanager

@@ -66,6 +66,8 @@ class Server(Section):
     """gRPC's own overload protection, which rejects streams above max_concurrent_streams."""
     max_message_bytes: Count = 4 * 1024 * 1024
     """The maximum size of a request."""
+    max_bytes_in_flight: Count = 16 * 1024 * 1024
+    """The limit of the sizes of all requests in progress; further ones wait. It bounds the memory."""
     max_metadata_bytes: Annotated[Count, Field(ge=256)] = 16 * 1024
     """The maximum size of a call's metadata."""
     handshake_timeout: Positive = 10.0

@@ -1,0 +1,179 @@
+"""What surrounds every call: one wrapper around each handler, added when generated code registers it.
+
+From the outside in: authorization, the concurrency limit, telemetry, the error guard. gRPC's interceptors are outside of all of these;
+another one in the wrapper's place would cost a fifth of a small call.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from .authorization import Authorization
+from .concurrency_limit import ConcurrencyLimit
+from .context import CallContext, MalformedRequestError, current, on_threads
+from .telemetry import ServerTelemetry
+
+logger = logging.getLogger(__name__)
+
+_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calls:
+    """Wraps the handlers of the services that are registered through `on`. For one event loop.
+
+    name: sent as the metadata `x-served-by`; empty sends none.   limit, stream_limit: for calls with one response and for response
+    streams; without the second, the first is for both.   drain: set when the server drains.   running: the calls in progress.
+    """
+
+    name: str = ""
+    authorization: Authorization | None = None
+    limit: ConcurrencyLimit = field(default_factory=ConcurrencyLimit)
+    stream_limit: ConcurrencyLimit | None = None
+    telemetry: ServerTelemetry | None = None
+    drain: asyncio.Event = field(default_factory=asyncio.Event)
+    running: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def on(self, server: Any) -> Any:
+        """Pass the result to a generated `add_..._to_server` in place of the server."""
+        return _Registrations(server, self._around)
+
+    def _around(self, method: str, handler: Any) -> Any:
+        """The wrapped handler. It takes a stream of bytes, whatever `handler` takes, so that a call is rejected before its message is
+        read."""
+        respond = _guarded(method, handler)
+        limit = self.stream_limit if handler.response_streaming and self.stream_limit is not None else self.limit
+        telemetry, running = self.telemetry, self.running
+
+        async def call(_: object, received: Any) -> bytes:
+            if self.authorization is not None and (reason := self.authorization.denied(method, received)):
+                return await self._reject(method, received, grpc.StatusCode.PERMISSION_DENIED, reason)
+            if reason := limit.enter():
+                return await self._reject(method, received, grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+            task: Any = asyncio.current_task()
+            running.add(task)
+            token = None if telemetry is None else telemetry.start(method, received)
+            context = CallContext(received, handler, limit, self.name, self.drain)
+            current.set(context)
+            code = "CANCELLED"
+            try:
+                response = await respond(context)
+                code = _NAMES.get(_status(received), "UNKNOWN")
+                return response
+            except grpc.aio.AbortError:
+                code = _NAMES.get(_status(received), "UNKNOWN")
+                raise
+            except asyncio.CancelledError:
+                code = "DEADLINE_EXCEEDED" if received.time_remaining() == 0 else code
+                raise
+            finally:
+                context.release()
+                limit.leave()
+                running.discard(task)
+                if telemetry is not None:
+                    telemetry.end(token, code, context.error)
+
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(call)
+        return grpc.stream_unary_rpc_method_handler(call)
+
+    async def _reject(self, method: str, context: Any, code: grpc.StatusCode, reason: str) -> bytes:
+        if self.telemetry is not None:
+            self.telemetry.rejected(method, code.name)
+        return await context.abort(code, reason)  # type: ignore[no-any-return]
+
+
+def _guarded(method: str, handler: Any) -> Callable[[CallContext], Awaitable[bytes]]:
+    """The handler inside of the error guard: what it raises, other than by `context.abort`, is logged, and the caller gets INTERNAL
+    without the text. The result is the serialized response, empty for a stream."""
+    behavior, serialize = _behavior(handler), handler.response_serializer or _same
+
+    async def respond(context: CallContext) -> bytes:
+        try:
+            response = await behavior(context)
+            # With a status other than OK, gRPC sends no response.
+            return b"" if handler.response_streaming or _status(context) else serialize(response)
+        except (grpc.aio.AbortError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except grpc.aio.InternalError:
+            # The client has left. gRPC itself would log an error where the failed write comes before its notice of that.
+            raise asyncio.CancelledError from None
+        except MalformedRequestError as error:
+            logger.warning("%s: %s", method, error)
+            return await context.abort(grpc.StatusCode.INTERNAL, "the request cannot be parsed")
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # not so if something else was canceled for which the handler waited: gRPC would leave the caller without a status
+            context.error = error
+            logger.error("%s failed", method, exc_info=error)
+            if context.done():
+                return b""  # the status has been sent, by an abort whose exception the handler has replaced
+            code = context.code() if _status(context) else grpc.StatusCode.INTERNAL
+            return await context.abort(code, context.details() or "internal error")
+
+    return respond
+
+
+def _behavior(handler: Any) -> Callable[[CallContext], Awaitable[Any]]:
+    """The handler, whatever its kind and style, as a coroutine function that reads and writes by the context."""
+    function = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    if not inspect.iscoroutinefunction(function) and not inspect.isasyncgenfunction(function):
+        function = on_threads(function, handler)
+
+    async def one(context: CallContext) -> Any:
+        return await function(context.requests() if handler.request_streaming else await context.request(), context)
+
+    async def several(context: CallContext) -> None:
+        request = context.requests() if handler.request_streaming else await context.request()
+        # Closed here, in the call's own task: a collected generator would be closed in another context.
+        async with contextlib.aclosing(function(request, context)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    return several if inspect.isasyncgenfunction(function) else one
+
+
+def _same(response: bytes) -> bytes:
+    return response
+
+
+def _status(context: Any) -> int:
+    """The number of the status that a handler has set; 0, which is OK, if it has not."""
+    code = context.code()
+    return int(code.value[0] if isinstance(code, grpc.StatusCode) else code or 0)
+
+
+class _Registrations:
+    def __init__(self, server: Any, around: Callable[[str, Any], Any]) -> None:
+        self._server = server
+        self._around = around
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._server.add_generic_rpc_handlers(tuple(_Inside(handler, self._around) for handler in handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """gRPC's second way to look a method up, which would bypass the wrapper."""
+
+
+class _Inside(grpc.GenericRpcHandler):
+    def __init__(self, handler: grpc.GenericRpcHandler, around: Callable[[str, Any], Any]) -> None:
+        self._handler = handler
+        self._around = around
+        self._wrapped: dict[str, Any] = {}
+
+    def service(self, handler_call_details: Any) -> Any:
+        method: str = handler_call_details.method
+        if method not in self._wrapped:
+            handler = self._handler.service(handler_call_details)
+            if handler is None:
+                return None
+            self._wrapped[method] = self._around(method.removeprefix("/"), handler)
+        return self._wrapped[method]
