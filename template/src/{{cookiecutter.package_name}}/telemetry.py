@@ -5,11 +5,9 @@ Without a collector, nothing of the OpenTelemetry SDK is imported, and no interc
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import grpc.aio
 from pythonjsonlogger.json import JsonFormatter
@@ -22,8 +20,6 @@ from .settings import Log, Settings
 class Telemetry:
     """What measures a server's or a channel's calls; `shutdown` sends what is left and may take seconds."""
 
-    on: Callable[[grpc.aio.Server], Any] = lambda server: server
-    """What servicers are added to: the server, or a layer that measures their calls."""
     client_interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
     shutdown: Callable[[], None] = lambda: None
 
@@ -65,18 +61,14 @@ def configure(settings: Settings, role: str) -> Telemetry:
         from opentelemetry import metrics, trace
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.instrumentation import grpc as traced
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
     except ModuleNotFoundError as error:
         print(f"settings: OTEL_EXPORTER_OTLP_ENDPOINT needs {error.name}: install the extra 'otlp', or unset it", file=sys.stderr)
         raise SystemExit(2) from None
-
-    from .calls.telemetry import ClientMetrics, ServerCalls
 
     def session() -> requests.Session:
         """Without REQUESTS_CA_BUNDLE, which in requests takes precedence over a CA file that is set for the collector."""
@@ -90,10 +82,6 @@ def configure(settings: Settings, role: str) -> Telemetry:
     resource = Resource({"service.instance.id": settings.server.name}).merge(Resource.create())
     meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter(session=session()))], resource)
     tracers = TracerProvider(resource=resource)
-    found = re.match(r"ParentBased{root:TraceIdRatioBased{([\d.e-]+)}", tracers.sampler.get_description())
-    if found and role == "server":
-        # The server decides before it starts a span, so that a call that is not recorded costs almost nothing.
-        tracers.sampler = ParentBasedTraceIdRatio(1.0)
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=session())))
     metrics.set_meter_provider(meters)
     trace.set_tracer_provider(tracers)
@@ -102,7 +90,4 @@ def configure(settings: Settings, role: str) -> Telemetry:
         tracers.shutdown()
         meters.shutdown(timeout_millis=5000)
 
-    # The package has no types of its own.
-    trace_client: Any = traced.aio_client_interceptors
-    client: list[Any] = [*trace_client(), *ClientMetrics.all()]
-    return Telemetry(ServerCalls(float(found[1]) if found else 1.0).on, client, shutdown)
+    return Telemetry(shutdown=shutdown)

@@ -131,7 +131,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _blocking(requests: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
-    while (request := asyncio.run_coroutine_threadsafe(anext(requests, _END), loop).result()) is not _END:  # type: ignore[arg-type]
+    while (request := asyncio.run_coroutine_threadsafe(anext(requests, _END), loop).result()) is not _END:
         yield request
 
 

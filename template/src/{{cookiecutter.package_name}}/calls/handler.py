@@ -77,7 +77,7 @@ class Calls:
                 context.release()
                 limit.leave()
                 running.discard(task)
-                if telemetry is not None:
+                if telemetry is not None and token is not None:
                     telemetry.end(token, code, context.error)
 
         if handler.response_streaming:
@@ -107,7 +107,7 @@ def _guarded(method: str, handler: Any) -> Callable[[CallContext], Awaitable[byt
             raise asyncio.CancelledError from None
         except MalformedRequestError as error:
             logger.warning("%s: %s", method, error)
-            return await context.abort(grpc.StatusCode.INTERNAL, "the request cannot be parsed")
+            return await context.abort(grpc.StatusCode.INTERNAL, "the request cannot be parsed")  # type: ignore[no-any-return]
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
@@ -117,7 +117,7 @@ def _guarded(method: str, handler: Any) -> Callable[[CallContext], Awaitable[byt
             if context.done():
                 return b""  # the status has been sent, by an abort whose exception the handler has replaced
             code = context.code() if _status(context) else grpc.StatusCode.INTERNAL
-            return await context.abort(code, context.details() or "internal error")
+            return await context.abort(code, context.details() or "internal error")  # type: ignore[no-any-return]
 
     return respond
 

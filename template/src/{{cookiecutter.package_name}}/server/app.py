@@ -73,7 +73,7 @@ async def build(settings: Settings, services: Sequence[Service]) -> App:
     around = functools.partial(Calls, name=limits.name, drain=drain, running=running)
     setting = f"{PREFIX}SERVER__MAX_CONCURRENT_RPCS"
     limit = ConcurrencyLimit(limits.max_concurrent_rpcs, limits.max_bytes_in_flight, setting=setting)
-    measured = telemetry.ServerTelemetry() if telemetry.enabled() else None
+    measured = telemetry.ServerTelemetry(limits.host, limits.port) if telemetry.enabled() else None
     calls = around(authorization=authorization, limit=limit, telemetry=measured)
     admin = around(authorization=authorization, limit=ConcurrencyLimit(ADMIN_CALLS, what="calls of reflection and channelz"))
     checks = around(
