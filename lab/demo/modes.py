@@ -193,8 +193,6 @@ class Etcd:
             server.settings |= {
                 "REGISTRATION__TARGET": self.target,
                 "REGISTRATION__ADDRESS": server.address,
-                "REGISTRATION__ID": server.name,
-                "REGISTRATION__TTL": "2s",
                 "DISCOVERY__ETCD__ENDPOINTS": json.dumps([self._etcd.address]),
             }
         self._client = EtcdClient(self._etcd.settings(timeout=START), 0)

@@ -61,7 +61,7 @@ class Scenario:
             self.cluster.deploy(self.mode.name)
             self.cluster.scale(START)
             self.cluster.rolled_out("server")
-            self.cluster.set("client", CLIENT__RATE=f"{self.options.rate:g}", LOG__FORMAT="json", CLIENT__RETRY__ENABLED="false")
+            self.cluster.set("client", CLIENT__RATE=f"{self.options.rate:g}", LOG__FORMAT="json", CLIENT__RETRY__ATTEMPTS="1")
             self.settings["min_ready"] = self.cluster.min_ready()
             self._observer = Observer(self.cluster)
             try:
@@ -83,7 +83,7 @@ class Scenario:
         self._roll_out("roll out")
         with self._stepping("retries on", "client with retries"):
             self.retries = True
-            self.cluster.set("client", CLIENT__RETRY__ENABLED="true")
+            self.cluster.set("client", CLIENT__RETRY__ATTEMPTS="3")
             self._all_answer()
         self._kill()
         if self.options.quick:

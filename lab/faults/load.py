@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 from collections import Counter
@@ -64,10 +65,10 @@ OFFERED, LIMIT, SECONDS = 300.0, 5, 0.05
 """Calls a second of the client; and how many the server takes at a time, each for so many seconds: a third of them."""
 
 
-async def _overloaded(harness: Harness, **settings: str) -> tuple[Row, float, float]:
+async def _overloaded(harness: Harness) -> tuple[Row, float, float]:
     """The project's own client at a server that takes a third; the row, and the calls tried and served, a second."""
     async with stub("busy", busy(LIMIT, SECONDS)) as server:
-        client = LoadGenerator(harness.project, f"static:///{server.authority}", OFFERED, **settings)
+        client = LoadGenerator(harness.project, f"static:///{server.authority}", OFFERED)
         try:
             await harness.until(lambda: len(client.seconds()) > 4, "lines of the client's")  # until its budget is used up
             before, seen, served, began = len(client.seconds()), server.seen, server.served, time.monotonic()
@@ -76,7 +77,7 @@ async def _overloaded(harness: Harness, **settings: str) -> tuple[Row, float, fl
             tried, answered = (server.seen - seen) / seconds, (server.served - served) / seconds
             errors = sum((Counter(line["errors"]) for line in client.seconds()[before:]), Counter[str]())
             calls = errors.total() + sum(sum(line["served"].values()) for line in client.seconds()[before:])
-            warnings = [line["message"] for line in client.lines() if line.get("level") not in (None, "INFO")]
+            warnings = [line["message"] for line in client.lines() if line.get("severity") not in (None, "INFO")]
         finally:
             client.close()
     codes = ", ".join(code for code, _ in errors.most_common())
@@ -92,13 +93,6 @@ async def throttled(harness: Harness) -> Row:
     """The throttle keeps retries from adding load: hardly more calls are tried than offered, and as many are served as can be."""
     row, tried, served = await _overloaded(harness)
     return replace(row, held=tried < 1.2 * OFFERED and served > 60)
-
-
-@fault("three times the load that can be served, no throttle")
-async def unthrottled(harness: Harness) -> Row:
-    """Every refused call is tried three times."""
-    row, tried, _ = await _overloaded(harness, CLIENT__RETRY__MAX_TOKENS="1000", CLIENT__RETRY__TOKEN_RATIO="1000")
-    return replace(row, held=tried > 1.3 * OFFERED)
 
 
 @contextlib.contextmanager
@@ -148,22 +142,27 @@ async def _attacked(harness: Harness, first_bytes: bytes, limit: float, **settin
     return harness.row(not harness.failed() and len(later) == len(connections) and at_once >= 140, note)
 
 
+def _limits(connections: int, time: str) -> str:
+    """gRPC's options for so many connections, and 2 s for what `time` names."""
+    return json.dumps({"grpc.max_allowed_incoming_connections": connections, time: 2000})
+
+
 @fault("200 connections that never send a byte", quick=True)
 async def silent_connections(harness: Harness) -> Row:
     """Above the limit of connections they are closed at once, the others after the handshake's time; no call fails."""
-    return await _attacked(harness, b"", 2.0, SERVER__MAX_CONNECTIONS="50", SERVER__HANDSHAKE_TIMEOUT="2s")
+    return await _attacked(harness, b"", 2.0, GRPC_OPTIONS=_limits(50, "grpc.server_handshake_timeout_ms"))
 
 
 @fault("200 connections that never make a call")
 async def idle_connections(harness: Harness) -> Row:
     """Above the limit of connections they are closed at once, the others after the idle time; no call fails."""
-    return await _attacked(harness, PREFACE, 2.0, SERVER__MAX_CONNECTIONS="50", SERVER__MAX_CONNECTION_IDLE="2s")
+    return await _attacked(harness, PREFACE, 2.0, GRPC_OPTIONS=_limits(50, "grpc.max_connection_idle_ms"))
 
 
 @fault("server out of file descriptors")
 async def server_without_descriptors(harness: Harness) -> Row:
     """No call fails on the connections there are; when the others go, new ones are accepted again."""
-    [server] = harness.placed("127.0.0.1", settings={"SERVER__MAX_CONNECTIONS": "none", "SERVER__HANDSHAKE_TIMEOUT": "2s"})
+    [server] = harness.placed("127.0.0.1", settings={"GRPC_OPTIONS": _limits(10**9, "grpc.server_handshake_timeout_ms")})
     server.through = ("prlimit", "--nofile=60")
     await server.start()
     harness.manual(server.authority)

@@ -95,7 +95,7 @@ def readable(line: str, *, color: bool = False) -> str:
     """A line of JSON as a person reads it; any other as it is."""
     try:
         said = json.loads(line)
-        level, message = said["level"].upper(), said.get("message") or said["msg"]
+        level, message = (said.get("severity") or said["level"]).upper(), said.get("message") or said["msg"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return line
     message = _POD.sub(r"\1", str(message))

@@ -81,5 +81,5 @@ async def test_a_resource_that_cannot_be_opened_is_one_sentence_of_error(start: 
     """An exception from `services` in server/servicer.py."""
     server = await start("-c", BROKEN)
     assert await server.ended() == 1
-    assert "server: cannot start: ConnectionError: no database at db:5432\n" in server.printed
+    assert '"cannot start: ConnectionError: no database at db:5432"' in server.printed
     assert "Traceback" not in server.printed

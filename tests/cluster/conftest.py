@@ -56,7 +56,7 @@ def everywhere(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     other = bake(tmp_path_factory.mktemp("other"), project_name="Other", package_name=SLUG, discovery="dns")
     copy = bake(tmp_path_factory.mktemp("copy"))
     made = Everywhere(Deployed(project, here, IMAGE), Deployed(other, here, IMAGE), Deployed(copy, there, IMAGE))
-    made.main.setting("client", **variables(CLIENT__RATE="200", CLIENT__RETRY__ENABLED="false"))
+    made.main.setting("client", **variables(CLIENT__RATE="200", CLIENT__RETRY__ATTEMPTS="1"))
     for deployed in (made.neighbor, made.elsewhere):
         deployed.quicken()
         deployed.setting("client", **variables(CLIENT__RATE="50"))

@@ -71,7 +71,7 @@ def deployed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """At 100 calls a second, and nothing is retried."""
     copy = shutil.copytree(project, tmp_path_factory.mktemp("mtls") / SLUG)
     made = Deployment(copy, f"mtls-{uuid.uuid4().hex[:8]}", IMAGE)
-    made.setting("client", **variables(CLIENT__RATE=str(RATE), CLIENT__RETRY__ENABLED="false"))
+    made.setting("client", **variables(CLIENT__RATE=str(RATE), CLIENT__RETRY__ATTEMPTS="1"))
     kubectl("create", "namespace", made.namespace)
     try:
         made.renew()

@@ -106,7 +106,7 @@ def test_a_change_from_etcd_and_on_to_passthrough_loses_no_call(everywhere: Ever
 def test_a_killed_server_loses_no_call_where_clients_retry(everywhere: Everywhere, where: str, mode: str, serving: int) -> None:
     """One that serves, of course. Its container starts again in the same pod."""
     deployed: Deployed = getattr(everywhere, where)
-    deployed.setting("client", **variables(CLIENT__RETRY__ENABLED="true"))
+    deployed.setting("client", **variables(CLIENT__RETRY__ATTEMPTS="3"))
     deployed.make("deploy", DISCOVERY=mode)
     with deployed.followed() as logs:
         logs.wait_even(serving)

@@ -78,4 +78,4 @@ class Secret:
         """The section TLS, for a server or a load generator."""
         files = {"CERTIFICATE": "tls.crt", "KEY": "tls.key", "CA": "ca.crt"}
         named = {f"TLS__{setting}": f"{self.folder}/{name}" for setting, name in files.items()}
-        return {"TLS__MODE": mode, "TLS__REFRESH": "100ms", **named}
+        return {"TLS__MODE": mode, **named}

@@ -53,7 +53,7 @@ def test_each_second_is_a_line_with_who_served_errors_and_latency() -> None:
     """The fields that the lab and dashboards read."""
     with servers("a") as running, load_generator(running["a"][1], LOG__FORMAT="json") as client:
         line = json.loads(client.wait_for(r'.*"served": \{"a".*')[0])
-    assert line.keys() >= {"time", "level", "logger", "message", "served", "errors", "skipped", "p50_ms", "p99_ms"}
+    assert line.keys() >= {"time", "severity", "logger", "message", "served", "errors", "skipped", "p50_ms", "p99_ms"}
 
 
 def test_a_health_port_that_is_taken_is_said_in_a_sentence() -> None:

@@ -96,7 +96,7 @@ def test_a_drain_does_not_wait_for_an_etcd_that_hangs(etcd: EtcdServer) -> None:
             {"REGISTRATION__ADDRESS": ""},
             "settings: GREETER__REGISTRATION__TARGET=etcd:///greeter with GREETER__REGISTRATION__ADDRESS empty",
         ),
-        ({"REGISTRATION__TTL": "500ms"}, "settings: GREETER__REGISTRATION__TTL='500ms' is invalid"),
+        ({"REGISTRATION__WEIGHT": "0"}, "settings: GREETER__REGISTRATION__WEIGHT='0' is invalid"),
         ({"DISCOVERY__ETCD__ENDPOINTS": '["nowhere"]'}, "settings: the etcd endpoint 'nowhere' cannot be used"),
         ({"DISCOVERY__ETCD__USER": "root"}, "settings: Etcd(user=...) needs password=..."),
     ],

@@ -13,7 +13,7 @@ from .processes import DEADLINE, Process, port_of, servers
 def test_health_reflection_and_channelz_are_there_and_can_be_switched_off() -> None:
     """Health per service and overall; the two others by setting."""
     for offered in (True, False):
-        switches = {"SERVER__REFLECTION": str(offered), "SERVER__CHANNELZ": str(offered)}
+        switches = {"SERVER__REFLECTION": str(offered)}
         with servers("a", **switches) as running, grpc.insecure_channel(running["a"][1]) as channel:
             for name in ("", "greeter.v1.GreeterService", "liveness"):
                 assert health(channel, name) == SERVING
@@ -68,8 +68,11 @@ def test_too_large_a_message_and_too_many_calls_are_refused() -> None:
 
 
 def test_too_much_metadata_is_refused_and_the_connection_goes_on() -> None:
-    """By the limit of the settings."""
-    with servers("a", SERVER__MAX_METADATA_BYTES="1000") as running, grpc.insecure_channel(running["a"][1]) as channel:
+    """By a limit that gRPC's options set."""
+    with (
+        servers("a", GRPC_OPTIONS='{"grpc.max_metadata_size": 1000, "grpc.absolute_max_metadata_size": 2000}') as running,
+        grpc.insecure_channel(running["a"][1]) as channel,
+    ):
         with pytest.raises(grpc.RpcError) as error:
             greet(channel, metadata=(("heavy", "x" * 3000),))
         assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -78,7 +81,7 @@ def test_too_much_metadata_is_refused_and_the_connection_goes_on() -> None:
 
 def test_connections_above_the_limit_are_closed_at_once() -> None:
     """And those there are go on."""
-    with servers("a", SERVER__MAX_CONNECTIONS="2") as running, contextlib.ExitStack() as stack:
+    with servers("a", GRPC_OPTIONS='{"grpc.max_allowed_incoming_connections": 2}') as running, contextlib.ExitStack() as stack:
         host, _, port = running["a"][1].rpartition(":")
         with grpc.insecure_channel(running["a"][1]) as channel:
             greet(channel)

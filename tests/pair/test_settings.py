@@ -1,6 +1,7 @@
 """Settings: checked as a whole, refused in sentences, shown without secrets. Where they come from is tested by the project itself."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,11 +14,11 @@ from greeter.client.__main__ import connection
 from greeter.client.api import GreeterClient
 from greeter.client.channel import Policy
 from greeter.defaults import PREFIX
-from greeter.discovery import Config, Outliers
+from greeter.discovery import Config
 from greeter.settings import Settings
 from greeter.settings.command import load
-from greeter.settings.durations import seconds, text
-from greeter.settings.sources import leaves
+from greeter.settings.types import seconds, text
+from greeter.settings.settings import leaves
 
 from .authority import Authority, Secret
 from .processes import refused
@@ -42,52 +43,37 @@ def test_durations_are_read_as_people_write_them(written: str, meant: float) -> 
     assert seconds(text(meant)) == meant
 
 
+KEEPALIVE = {"SERVER__KEEPALIVE__MIN_PING_INTERVAL": "60s", "CLIENT__KEEPALIVE__TIME": "30s"}
+GRACE = {"SERVER__MAX_CONNECTION_AGE_GRACE": "30s", "CLIENT__TIMEOUT": "31s"}
+MIB = 2**20
+
+
+def options(**options: object) -> dict[str, str]:
+    """The setting GRPC_OPTIONS, with names as they are in gRPC but for the dots."""
+    return {"GRPC_OPTIONS": json.dumps({name.replace("__", "."): value for name, value in options.items()})}
+
+
+def service_config(**config: object) -> dict[str, str]:
+    """A service config in GRPC_OPTIONS."""
+    return options(grpc__service_config=json.dumps(config))
+
+
 CONTRADICTIONS = [
-    ({"CLIENT__KEEPALIVE__TIME": "15s"}, ["CLIENT__KEEPALIVE__TIME=15s", "SERVER__KEEPALIVE__MIN_PING_INTERVAL=10s", "raise"]),
+    (KEEPALIVE, ["SERVER__KEEPALIVE__MIN_PING_INTERVAL=1m", "CLIENT__KEEPALIVE__TIME=30s", "raise the second to 2m"]),
+    (GRACE, ["SERVER__MAX_CONNECTION_AGE_GRACE=30s", "CLIENT__TIMEOUT=31s", "raise the first to 31s"]),
     (
-        {"SERVER__KEEPALIVE__PERMIT_WITHOUT_CALLS": "false"},
-        ["CLIENT__KEEPALIVE__PERMIT_WITHOUT_CALLS=true", "SERVER__KEEPALIVE__PERMIT_WITHOUT_CALLS=false", "set both"],
+        {"SERVER__DRAIN__WAIT": "21s", "SERVER__DRAIN__TERMINATION_GRACE": "45s"},
+        ["SERVER__DRAIN__WAIT=21s", "SERVER__DRAIN__GRACE=20s", "SERVER__DRAIN__TERMINATION_GRACE=45s", "46s"],
     ),
     (
-        {"CLIENT__KEEPALIVE__MAX_PINGS_WITHOUT_DATA": "2"},
-        ["CLIENT__KEEPALIVE__TIME=30s", "CLIENT__KEEPALIVE__MAX_PINGS_WITHOUT_DATA=2", "set the second to 0"],
+        {"SERVER__MEMORY_LIMIT": str(200 * MIB)},
+        [f"SERVER__MAX_BYTES_IN_FLIGHT={16 * MIB}", f"SERVER__MEMORY_LIMIT={200 * MIB}", "lower the first to at most"],
     ),
     (
-        {"SERVER__MAX_CONNECTION_AGE_GRACE": "none"},
-        ["SERVER__MAX_CONNECTION_AGE=5m", "SERVER__MAX_CONNECTION_AGE_GRACE=none", "such as 30s"],
+        {"SERVER__MAX_MESSAGE_BYTES": str(32 * MIB)},
+        [f"SERVER__MAX_BYTES_IN_FLIGHT={16 * MIB}", f"SERVER__MAX_MESSAGE_BYTES={32 * MIB}", "raise the first"],
     ),
-    ({"CLIENT__TIMEOUT": "31s"}, ["SERVER__MAX_CONNECTION_AGE_GRACE=30s", "CLIENT__TIMEOUT=31s", "raise"]),
-    ({"SERVER__DRAIN__WAIT": "21s"}, ["SERVER__DRAIN__WAIT=21s", "SERVER__DRAIN__TERMINATION_GRACE=45s", "46s"]),
-    ({"CLIENT__RETRY__ATTEMPTS": "1"}, ["CLIENT__RETRY__ATTEMPTS=1", "CLIENT__RETRY__ENABLED=true", "2 to 5"]),
-    ({"CLIENT__RETRY__ATTEMPTS": "6"}, ["CLIENT__RETRY__ATTEMPTS=6", "CLIENT__RETRY__ENABLED=true", "2 to 5"]),
-    ({"CLIENT__RETRY__STATUS_CODES": '["NOT_FOUND"]'}, ["NOT_FOUND", "CLIENT__RETRY__ENABLED=true", "UNAVAILABLE"]),
-    ({"CLIENT__RETRY__INITIAL_BACKOFF": "2s"}, ["CLIENT__RETRY__INITIAL_BACKOFF=2s", "CLIENT__RETRY__MAX_BACKOFF=1s", "lower"]),
-    ({"CLIENT__OUTLIERS__EJECTION": "2m"}, ["CLIENT__OUTLIERS__MAX_EJECTION=1m", "CLIENT__OUTLIERS__EJECTION=2m", "lower"]),
-    (
-        {"SERVER__MAX_CONCURRENT_STREAMS": "100"},
-        ["SERVER__MAX_CONCURRENT_STREAMS=100", "SERVER__OVERLOAD_PROTECTION=true", "none"],
-    ),
-    (
-        {"CLIENT__LOAD_BALANCING": "pick_first"},
-        ["CLIENT__HEALTH_CHECK=true", "CLIENT__LOAD_BALANCING=pick_first", "set the first to false"],
-    ),
-    ({"CLIENT__SERVICE_CONFIG": '{"retryThrottling": {"maxTokens": 10, "tokenRatio": 1}}'}, ["tokenRatio=1", "write 1.0"]),
-    (
-        {"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"name": [{}], "timeout": "1s"}]}'},
-        ["timeout=1s", "set the calls' own deadline"],
-    ),
-    ({"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"hedgingPolicy": {}}]}'}, ["hedgingPolicy", "use retryPolicy"]),
-    ({"CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"retrypolicy": {}}]}'}, ["'retrypolicy'", "retryPolicy"]),
-    (
-        {
-            "CLIENT__SERVICE_CONFIG": '{"methodConfig": [{"retryPolicy": {"maxAttempts": 2, "initialBackoff": "1", "maxBackoff": "1s"}}]}'
-        },
-        ["initialBackoff='1'", "1.5s"],
-    ),
-    (
-        {"CLIENT__SERVICE_CONFIG": '{"healthCheckConfig": {}, "loadBalancingConfig": [{"pick_first": {}}]}'},
-        ["healthCheckConfig", "pick_first"],
-    ),
+    ({"REGISTRATION__TARGET": "etcd:///a"}, ["REGISTRATION__TARGET=etcd:///a", "REGISTRATION__ADDRESS empty", "status.podIP"]),
     ({"TLS__MODE": "mtls"}, ["TLS__MODE=mtls", "TLS__CERTIFICATE and TLS__KEY and TLS__CA empty", "/etc/tls/ca.crt"]),
     ({"TLS__MODE": "mtls", "TLS__CERTIFICATE": "x", "TLS__KEY": "x"}, ["TLS__MODE=mtls", "TLS__CA empty"]),
     ({"TLS__MODE": "tls", "TLS__CERTIFICATE": "x"}, ["TLS__MODE=tls", "TLS__CERTIFICATE=x", "TLS__KEY=empty", "needs both"]),
@@ -98,7 +84,12 @@ CONTRADICTIONS = [
     ({"TLS__ALLOWED_CLIENTS": '["x*"]'}, ["'x*' for '*'", "only at the end of a URI"]),
     ({"TLS__ALLOWED_CLIENTS": '["spiffe://a/*/b"]'}, ["'spiffe://a/*/b'", "only at the end of a URI"]),
     ({"TLS__ALLOWED_CLIENTS": '{"*": [" "]}'}, ["' ' for '*'", "no name"]),
-    ({"CLIENT__SERVICE_CONFIG": "{"}, ["CLIENT__SERVICE_CONFIG cannot be read", "in JSON"]),
+    (options(grpc__max_connection_idle=1), ["grpc.max_connection_idle,", "did you mean grpc.max_connection_idle_ms?"]),
+    (options(grpc__enable_retries="0"), ["grpc.enable_retries", "without quotes"]),
+    (options(idle=1), ["GRPC_OPTIONS has idle", "does not have"]),
+    (service_config(retryThrottling={"maxTokens": 10, "tokenRatio": 1}), ["tokenRatio=1", "write 1.0"]),
+    (service_config(methodConfig=[{"name": [{}], "timeout": "1s"}]), ["timeout=1s", "set the calls' own deadline"]),
+    (options(grpc__service_config="{"), ["GRPC_OPTIONS grpc.service_config cannot be read", "in JSON"]),
 ]
 
 
@@ -120,7 +111,7 @@ def test_the_defaults_of_the_typed_client_are_those_of_the_settings() -> None:
     """Whoever imports the client gets what the load generator has shown to work."""
     arguments = connection(Settings())
     assert arguments["policy"] == Policy()
-    assert arguments["config"] == Config(outliers=Outliers())
+    assert arguments["config"] == Config()
     defaults = GreeterClient.__init__.__kwdefaults__
     assert {name: arguments[name] for name in ("tls", "server_name", "timeout", "stream_timeout")} == {
         name: defaults[name] for name in ("tls", "server_name", "timeout", "stream_timeout")
@@ -134,7 +125,7 @@ def test_the_defaults_of_the_typed_client_are_those_of_the_settings() -> None:
         ({"CLIENT__RATE": "0"}, "CLIENT__RATE='0' is invalid: Input should be greater than 0"),
         ({"SERVER__MAX_MESSAGE_BYTES": "9999999999"}, "SERVER__MAX_MESSAGE_BYTES='9999999999' is invalid: Input should be less"),
         ({"REGISTRATION__WEIGHT": "0"}, "REGISTRATION__WEIGHT='0' is invalid: Input should be greater"),
-        ({"DISCOVERY__ETCD__ENDPOINTS": "[]"}, "DISCOVERY__ETCD__ENDPOINTS=[] is invalid"),
+        ({"DISCOVERY__ETCD__ENDPOINTS": "[]"}, "DISCOVERY__ETCD__ENDPOINTS='[]' is invalid"),
         ({"SERVER": "x"}, "SERVER in the environment is not a setting"),
         ({"CLIENT__NAME": "x"}, "CLIENT__NAME in the environment is not a setting"),
     ],
@@ -210,7 +201,7 @@ def test_mistakes_end_the_commands_with_status_2_and_settings_can_be_shown(role:
 
     wrong = command(CLIENT__RETRY__ATTEMPTS="9")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.startswith("settings: GREETER__CLIENT__RETRY__ATTEMPTS=9")
+    assert wrong.stderr.startswith("settings: GREETER__CLIENT__RETRY__ATTEMPTS='9'")
     assert "Traceback" not in wrong.stderr
     shown = command("--print-settings", SERVER__DRAIN__WAIT="1500ms", DISCOVERY__ETCD__PASSWORD="hidden")
     assert shown.returncode == 0

@@ -21,7 +21,7 @@ from greeter.discovery import DiscoveryError
 from greeter.server.options import Options, server_options
 from greeter.settings import Settings
 from greeter.settings.command import load, print_settings
-from greeter.settings.sources import leaves
+from greeter.settings.settings import leaves
 from greeter.tls import TlsError
 
 NAMES = [name for name, _, _ in leaves(Settings)]
@@ -102,11 +102,10 @@ def loaded(said: io.StringIO) -> tuple[Settings | None, object]:
     | st.binary(max_size=20),
 )
 @example({f"{PREFIX}SERVER__MAX_MESSAGE_BYTES": "99999999999999"}, b"")
-@example({f"{PREFIX}SERVER__MAX_METADATA_BYTES": "2000000000"}, b"")
 @example({f"{PREFIX}SERVER__DRAIN": '{"wait": NaN}'}, b"")
 @example({f"{PREFIX}SERVER__DRAIN": '{"wait": -1}'}, b"")
 @example({f"{PREFIX}CLIENT__TIMEOUT": "9" * 400}, b"")
-@example({f"{PREFIX}CLIENT__RETRY__TOKEN_RATIO": "inf"}, b"")
+@example({f"{PREFIX}CLIENT__RATE": "inf"}, b"")
 @example({f"{PREFIX}SERVER__PORT": ""}, b"GREETER__SERVER__HOST='")
 @example({}, b"GREETER__SERVER__NAME=\xff")
 def test_any_values_at_all_are_settings_or_sentences(environment: dict[str, str], dotenv: bytes) -> None:

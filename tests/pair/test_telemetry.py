@@ -149,5 +149,5 @@ def test_logs_are_lines_of_json_where_that_is_set() -> None:
     """Each with time, level, logger and message."""
     with servers("a", LOG__FORMAT="json") as running:
         line = json.loads(running["a"][0].lines[0])
-    assert line.keys() >= {"time", "level", "logger", "message"}
+    assert line.keys() >= {"time", "severity", "logger", "message"}
     assert line["message"].startswith("serving as a")

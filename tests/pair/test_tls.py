@@ -128,7 +128,7 @@ def test_clients_are_allowed_by_method_and_a_denied_call_is_one_line(
     }
     people = {"spiffe": (SPIFFE,), "dns": ("other",), "admin": ("spiffe://cluster.local/ns/admin/sa/x",), "stranger": ("x", "y")}
     may = {"spiffe": ("Greet",), "dns": ("Greet",), "admin": ("WatchGreetings",), "stranger": ()}
-    environment = {"TLS__ALLOWED_CLIENTS": json.dumps(allowed), "SERVER__REFLECTION": "true", "SERVER__CHANNELZ": "true"}
+    environment = {"TLS__ALLOWED_CLIENTS": json.dumps(allowed), "SERVER__REFLECTION": "true"}
     with servers("a", **server_files.settings(), **environment) as running:
         process, address = running["a"]
         for person, names in people.items():
@@ -198,7 +198,7 @@ def test_what_tells_of_the_inside_is_off_under_mtls_unless_it_is_asked_for(
     """Reflection and channelz."""
     tls = {} if mode == "off" else server_files.settings(mode)
     for asked in (False, True):
-        with servers("a", **tls, **({"SERVER__REFLECTION": "true", "SERVER__CHANNELZ": "true"} if asked else {})) as running:
+        with servers("a", **tls, **({"SERVER__REFLECTION": "true"} if asked else {})) as running:
             address = running["a"][1]
             with grpc.insecure_channel(address) if mode == "off" else channel(address, client_files) as opened:
                 for call in (reflect, inspect):

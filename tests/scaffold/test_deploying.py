@@ -120,8 +120,8 @@ def test_a_rollout_keeps_the_number_of_pods_and_the_slower_pace(modules: ModuleT
 @pytest.mark.parametrize(
     ("line", "read"),
     [
-        ('{"level": "INFO", "message": "served by SLUG-server-abc-12345=3"}', "served by server-abc-12345=3"),
-        ('{"level": "WARNING", "message": "not ready"}', "WARNING not ready"),
+        ('{"severity": "INFO", "message": "served by SLUG-server-abc-12345=3"}', "served by server-abc-12345=3"),
+        ('{"severity": "WARNING", "message": "not ready"}', "WARNING not ready"),
         ('{"level": "info", "msg": "ready to serve"}', "ready to serve"),
         ('{"level": "INFO"}', '{"level": "INFO"}'),
         ("Traceback", "Traceback"),

@@ -79,7 +79,7 @@ def test_the_pods_have_the_time_that_a_drain_takes(mode: str) -> None:
     given = settings(mode, "server")
     spec = pods(mode)[SERVER]["spec"]
     assert spec["terminationGracePeriodSeconds"] == seconds(given["SERVER__DRAIN__TERMINATION_GRACE"])
-    assert "lifecycle" not in spec["containers"][0] or seconds(given["SERVER__DRAIN__PRE_STOP"])
+    assert "lifecycle" not in spec["containers"][0]  # it would count against the same time
     assert pods(mode)[CLIENT]["spec"]["terminationGracePeriodSeconds"] >= seconds(settings(mode, "client")["CLIENT__TIMEOUT"]) + 5
 
 

@@ -1,19 +1,16 @@
-"""Logs, metrics, and traces: settings in, gRPC interceptors out.
+"""Metrics and traces: settings in, gRPC interceptors out.
 
 Without a collector, nothing of the OpenTelemetry SDK is imported, and no interceptor is installed.
 """
 
-import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc.aio
-from pythonjsonlogger.json import JsonFormatter
 
 from .defaults import SERVICE
-from .settings import Log, Settings
+from .settings import Settings, SettingsError
 
 
 @dataclass(frozen=True)
@@ -24,32 +21,9 @@ class Telemetry:
     shutdown: Callable[[], None] = lambda: None
 
 
-def configure_logs(settings: Log) -> None:
-    """Log to standard output, as text or as JSON; inside a trace with its IDs."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.addFilter(_with_trace)
-    if settings.format == "json":
-        names = {"asctime": "time", "levelname": "level", "name": "logger"}
-        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=names))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=settings.level, handlers=[handler], force=True)
-
-
-def _with_trace(record: logging.LogRecord) -> bool:
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is not None:
-        context = trace.get_current_span().get_span_context()
-        if context.is_valid:
-            record.trace_id = f"{context.trace_id:032x}"
-            record.span_id = f"{context.span_id:016x}"
-    return True
-
-
 def configure(settings: Settings, role: str) -> Telemetry:
-    """Set up logs; metrics and traces too, if OTEL_EXPORTER_OTLP_ENDPOINT or one of its variants is set. `role` is server or client.
+    """Set up metrics and traces, if OTEL_EXPORTER_OTLP_ENDPOINT or one of its variants is set. `role` is server or client.
     The SDK itself reads OpenTelemetry's variables."""
-    configure_logs(settings.log)
     if not any(os.environ.get(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT") for kind in ("", "TRACES_", "METRICS_")):
         return Telemetry()
     if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
@@ -67,8 +41,7 @@ def configure(settings: Settings, role: str) -> Telemetry:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ModuleNotFoundError as error:
-        print(f"settings: OTEL_EXPORTER_OTLP_ENDPOINT needs {error.name}: install the extra 'otlp', or unset it", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SettingsError(f"OTEL_EXPORTER_OTLP_ENDPOINT needs {error.name}: install the extra 'otlp', or unset it") from None
 
     def session() -> requests.Session:
         """Without REQUESTS_CA_BUNDLE, which in requests takes precedence over a CA file that is set for the collector."""

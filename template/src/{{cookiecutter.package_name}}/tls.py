@@ -25,7 +25,7 @@ def server_files(settings: Settings) -> CertificateFiles | None:
 
 def _files(tls: Tls, ca: str, certificate: str, key: str) -> CertificateFiles:
     try:
-        return CertificateFiles(ca=ca, certificate=certificate, key=key, refresh=tls.refresh)
+        return CertificateFiles(ca=ca, certificate=certificate, key=key, refresh=1.0)
     except CertificateError as error:
         raise TlsError(
             f"TLS__{error.name.upper()}={error.path} {error.reason}; see TLS__CERTIFICATE, TLS__KEY and TLS__CA"

@@ -27,15 +27,11 @@ logger = logging.getLogger(__name__)
 def connection(settings: Settings) -> dict[str, Any]:
     """A typed client's arguments. Raises discovery.TargetError, tls.TlsError."""
     client = settings.client
-    retry = dict(client.retry)
-    outliers = Outliers(**dict(client.outliers)) if client.outliers.threshold else None
+    outliers = Outliers(min_requests=50) if client.outlier_detection else None
     policy = Policy(
         keepalive=Keepalive(**dict(client.keepalive)),
-        retry=Retry(**retry) if retry.pop("enabled") else None,
+        retry=Retry(attempts=client.retry.attempts) if client.retry.attempts > 1 else None,
         outliers=outliers,
-        load_balancing=client.load_balancing,
-        health_check=client.health_check,
-        service_config=client.service_config,
     )
     return {
         "target": client.target,
@@ -43,8 +39,9 @@ def connection(settings: Settings) -> dict[str, Any]:
         "server_name": settings.tls.server_name,
         "timeout": client.timeout,
         "stream_timeout": client.stream_timeout,
-        "config": settings.discovery.config(health_check=client.health_check, outliers=outliers),
+        "config": settings.discovery.config(health_check=True, outliers=outliers),
         "policy": policy,
+        "options": list(settings.grpc_options.items()),
     }
 
 

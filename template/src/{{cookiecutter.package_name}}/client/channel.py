@@ -56,7 +56,7 @@ class Policy:
 
     keepalive: Keepalive = field(default_factory=Keepalive)
     retry: Retry | None = field(default_factory=Retry)
-    outliers: discovery.Outliers | None = field(default_factory=discovery.Outliers)
+    outliers: discovery.Outliers | None = None
     load_balancing: str = "round_robin"
     health_check: bool = True
     service_config: str | None = None
@@ -66,7 +66,7 @@ class ServiceClient:
     """A typed client's base. An asynchronous context manager; errors are gRPC's own (`grpc.aio.AioRpcError`).
 
     target: see docs/configuration.md.   tls: None is plaintext.   server_name: the DNS name in the server's certificate; empty is
-    the name in the target.   timeout, stream_timeout: seconds.   config: how the registry is read; the default ejects outliers.
+    the name in the target.   timeout, stream_timeout: seconds.   config: how the registry is read; the default ejects none.
     options: further channel arguments.   metadata: sent with every call.
 
     A call made while another one is served ends no later than that call's deadline, and is canceled with it. Nothing is sent

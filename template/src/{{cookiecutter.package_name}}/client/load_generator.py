@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 FORGOTTEN_AFTER = 600.0
 """Seconds of silence after which a server that answers is new again."""
+MOST_IN_FLIGHT = 1000
+"""Concurrent calls; further ones are not made and counted as skipped."""
 LOG_INTERVAL, MOST_REASONS = 60.0, 20
 """Seconds before the same reason is logged again, and the number of reasons in that time: changing texts must not fill the log."""
 
@@ -69,7 +71,7 @@ class LoadGenerator:
         begun, made = time.monotonic(), 0
         while not stopping.is_set():
             made += 1
-            if len(self._calls) < self._settings.max_in_flight:
+            if len(self._calls) < MOST_IN_FLIGHT:
                 call = asyncio.create_task(self._call())
                 self._calls.add(call)
                 call.add_done_callback(self._calls.discard)

@@ -105,7 +105,7 @@ def _open(
     server: grpc.aio.Server, settings: Settings, setting: str, port: int, credentials: grpc.ServerCredentials | None
 ) -> int:
     host = settings.server.host
-    address = f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}"
+    address = f"{host}:{port}"
     try:
         return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     except RuntimeError as error:

@@ -19,26 +19,22 @@ def milliseconds(seconds: float | None) -> int:
 def server_options(settings: Settings) -> Options:
     """Arguments of the server."""
     server = settings.server
-    options: Options = [
+    return [
         ("grpc.so_reuseport", 0),  # otherwise a second server silently shares the port
         ("grpc.keepalive_time_ms", milliseconds(server.keepalive.time)),
-        ("grpc.keepalive_timeout_ms", milliseconds(server.keepalive.timeout)),
-        ("grpc.keepalive_permit_without_calls", int(server.keepalive.permit_without_calls)),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", milliseconds(server.keepalive.min_ping_interval)),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", milliseconds(server.keepalive.min_ping_interval)),
         ("grpc.max_connection_age_ms", milliseconds(server.max_connection_age)),
         ("grpc.max_connection_age_grace_ms", milliseconds(server.max_connection_age_grace)),
-        ("grpc.max_connection_idle_ms", milliseconds(server.max_connection_idle)),
-        ("grpc.server_handshake_timeout_ms", milliseconds(server.handshake_timeout)),
+        ("grpc.max_connection_idle_ms", 900_000),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_allowed_incoming_connections", 4096),
         ("grpc.max_receive_message_length", server.max_message_bytes),
-        ("grpc.max_metadata_size", server.max_metadata_bytes),
-        ("grpc.absolute_max_metadata_size", server.max_metadata_bytes * 2),
-        ("grpc.http.overload_protection", int(server.overload_protection)),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.absolute_max_metadata_size", 32 * 1024),
+        *settings.grpc_options.items(),
     ]
-    if server.max_connections is not None:
-        options.append(("grpc.max_allowed_incoming_connections", server.max_connections))
-    if server.max_concurrent_streams is not None:
-        options.append(("grpc.max_concurrent_streams", server.max_concurrent_streams))
-    return options
 
 
 def registrar(settings: Settings, port: int) -> Registrar | None:
@@ -52,9 +48,7 @@ def registrar(settings: Settings, port: int) -> Registrar | None:
     return Registrar(
         registration.target,
         address,
-        id=registration.id,
         zone=settings.discovery.zone,
         weight=registration.weight,
-        ttl=int(registration.ttl),
         config=settings.discovery.config(health_check=False),
     )

@@ -6,6 +6,7 @@ Both programs read all sections, because some rules concern both sides of a conn
 """
 
 from .sections import Client, Discovery, Drain, Log, Section, Server, Tls
-from .sources import Settings, SettingsError
+from .settings import Settings
+from .sources import SettingsError
 
 __all__ = ["Client", "Discovery", "Drain", "Log", "Section", "Server", "Settings", "SettingsError", "Tls"]

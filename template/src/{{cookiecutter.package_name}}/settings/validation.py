@@ -1,128 +1,129 @@
 """Combinations of settings that cannot work: for each, one sentence with the names, the values, and what to change.
 
-gRPC itself does not report most of them: it disconnects, ignores them, or loses calls later, under load.
+gRPC itself does not report most of them: it disconnects, ignores them, or loses calls later, under load. Settings of the other side are
+compared only where they are set here: what they are there, only that side knows.
 """
 
+import difflib
+import importlib
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..discovery import TargetError, parse_target, service_config_problems
-from .durations import text
+import grpc
+
+from ..discovery import service_config_problems
+from .types import text
 
 if TYPE_CHECKING:
-    from .sources import Settings
+    from .settings import Settings
 
 SLACK = 5.0
 """Seconds that a pod needs in addition to its drain: signals, the last export of telemetry, the interpreter's exit."""
+BASE_MEMORY, MEMORY_PER_BYTE = 96 * 1024 * 1024, 7
+"""The bytes of memory that a server needs without a call, and for each byte in flight: gRPC's buffers, the message, its objects."""
 
-_CODES = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
-
-
-def check(settings: "Settings") -> None:
-    """Raises ValueError with a sentence for each contradiction, a line each."""
-    found = [
-        *_keepalive(settings),
-        *_age(settings),
-        *_drain(settings),
-        *_calls(settings),
-        *_target(settings),
-        *_registration(settings),
-        *_tls(settings),
-        *_service_config(settings),
-    ]
-    if found:
-        raise ValueError("\n".join(found))
-
-
-def _keepalive(settings: "Settings") -> Iterator[str]:
-    client, server = settings.client.keepalive, settings.server.keepalive
-    if client.time < 2 * server.min_ping_interval:
-        yield (
-            f"CLIENT__KEEPALIVE__TIME={text(client.time)} is less than twice SERVER__KEEPALIVE__MIN_PING_INTERVAL={text(server.min_ping_interval)}, "
-            f"so the server would close the client's connections; raise the first to {text(2 * server.min_ping_interval)} or lower the second"
-        )
-    if client.permit_without_calls and not server.permit_without_calls:
-        yield (
-            "CLIENT__KEEPALIVE__PERMIT_WITHOUT_CALLS=true while SERVER__KEEPALIVE__PERMIT_WITHOUT_CALLS=false, "
-            "so the server would close connections of idle clients; set both to the same value"
-        )
-    if client.time < 60 and client.max_pings_without_data != 0:
-        yield (
-            f"CLIENT__KEEPALIVE__TIME={text(client.time)} has no effect with CLIENT__KEEPALIVE__MAX_PINGS_WITHOUT_DATA={client.max_pings_without_data}, "
-            "after which gRPC pings once a minute; set the second to 0 or the first to 60s or more"
-        )
+SETTING_OF = {
+    "server": {
+        "grpc.keepalive_time_ms": "SERVER__KEEPALIVE__TIME",
+        "grpc.http2.min_ping_interval_without_data_ms": "SERVER__KEEPALIVE__MIN_PING_INTERVAL",
+        "grpc.max_connection_age_ms": "SERVER__MAX_CONNECTION_AGE",
+        "grpc.max_connection_age_grace_ms": "SERVER__MAX_CONNECTION_AGE_GRACE",
+        "grpc.max_receive_message_length": "SERVER__MAX_MESSAGE_BYTES",
+    },
+    "client": {
+        "grpc.keepalive_time_ms": "CLIENT__KEEPALIVE__TIME",
+        "grpc.keepalive_timeout_ms": "CLIENT__KEEPALIVE__TIMEOUT",
+    },
+}
+"""gRPC's options that have a setting of their own, against which other settings are checked."""
 
 
-def _age(settings: "Settings") -> Iterator[str]:
+def wrong_options(settings: "Settings", role: str) -> Iterator[str]:
+    """A sentence for each of gRPC's options that a server or client (`role`) has a setting for."""
+    for name, setting in SETTING_OF.get(role, {}).items():
+        if name in settings.grpc_options:
+            yield f"GRPC_OPTIONS has {name}; set {setting} instead"
+
+
+def contradictions(settings: "Settings") -> Iterator[str]:
+    """A sentence for each combination that cannot work."""
+    yield from (each.sentence for each in _both_sides(settings) if each.server_set and each.client_set)
+    yield from _server(settings)
+    yield from _registry(settings)
+    yield from _tls(settings)
+    yield from _grpc_options(settings)
+
+
+def warnings(settings: "Settings") -> Iterator[str]:
+    """A sentence for each value that works only with a value of the other side that is not its default."""
+    yield from (each.sentence for each in _both_sides(settings) if each.server_set != each.client_set)
     server, client = settings.server, settings.client
-    if server.max_connection_age is None:
-        return
-    age = f"SERVER__MAX_CONNECTION_AGE={text(server.max_connection_age)}"
-    if server.max_connection_age_grace is None:
-        yield f"{age} with SERVER__MAX_CONNECTION_AGE_GRACE=none keeps an old connection forever; set the second to a time such as 30s"
-    elif server.max_connection_age_grace < client.timeout:
-        yield (
-            f"SERVER__MAX_CONNECTION_AGE_GRACE={text(server.max_connection_age_grace)} is shorter than CLIENT__TIMEOUT={text(client.timeout)}, "
-            f"so calls would be canceled; raise the first to {text(client.timeout)} or lower the second"
+    if {"max_connection_age"} <= server.model_fields_set and {"stream_timeout"} <= client.model_fields_set:
+        longest = (server.max_connection_age or float("inf")) + server.max_connection_age_grace
+        if client.stream_timeout > longest:
+            yield (
+                f"CLIENT__STREAM_TIMEOUT={text(client.stream_timeout)} is longer than SERVER__MAX_CONNECTION_AGE and "
+                f"SERVER__MAX_CONNECTION_AGE_GRACE together, so streams end with UNAVAILABLE after at most {text(longest)}; let clients resume"
+            )
+
+
+class _Pair(NamedTuple):
+    """Two values, of the server and of its clients, that cannot work together."""
+
+    server_set: bool
+    client_set: bool
+    sentence: str
+
+
+def _both_sides(settings: "Settings") -> Iterator[_Pair]:
+    server, client = settings.server, settings.client
+    least = 2 * server.keepalive.min_ping_interval
+    if client.keepalive.time < least:
+        yield _Pair(
+            "min_ping_interval" in server.keepalive.model_fields_set,
+            "time" in client.keepalive.model_fields_set,
+            f"SERVER__KEEPALIVE__MIN_PING_INTERVAL={text(server.keepalive.min_ping_interval)} closes the connections of clients with "
+            f"CLIENT__KEEPALIVE__TIME={text(client.keepalive.time)} (too_many_pings); raise the second to {text(least)} in every client, or lower the first",
+        )
+    if server.max_connection_age is not None and server.max_connection_age_grace < client.timeout:
+        yield _Pair(
+            "max_connection_age_grace" in server.model_fields_set,
+            "timeout" in client.model_fields_set,
+            f"SERVER__MAX_CONNECTION_AGE_GRACE={text(server.max_connection_age_grace)} cancels calls with CLIENT__TIMEOUT={text(client.timeout)} "
+            f"on an old connection; raise the first to {text(client.timeout)} or lower the second",
         )
 
 
-def _drain(settings: "Settings") -> Iterator[str]:
-    drain = settings.server.drain
-    needed = drain.pre_stop + drain.wait + drain.grace + SLACK
-    if needed > drain.termination_grace:
+def _server(settings: "Settings") -> Iterator[str]:
+    server, drain = settings.server, settings.server.drain
+    needed = drain.wait + drain.grace + SLACK
+    if drain.termination_grace is not None and needed > drain.termination_grace:
         yield (
-            f"SERVER__DRAIN__PRE_STOP={text(drain.pre_stop)}, SERVER__DRAIN__WAIT={text(drain.wait)} and SERVER__DRAIN__GRACE={text(drain.grace)} with {text(SLACK)} "
-            f"to spare need {text(needed)}, but SERVER__DRAIN__TERMINATION_GRACE={text(drain.termination_grace)} kills the pod earlier; "
-            "raise the last, in the pod too, or lower the others"
+            f"SERVER__DRAIN__WAIT={text(drain.wait)} and SERVER__DRAIN__GRACE={text(drain.grace)} with {text(SLACK)} to spare need {text(needed)}, "
+            f"but SERVER__DRAIN__TERMINATION_GRACE={text(drain.termination_grace)} kills the pod earlier; raise the last, in the pod too, or lower the others"
+        )
+    if server.max_bytes_in_flight < server.max_message_bytes:
+        yield (
+            f"SERVER__MAX_BYTES_IN_FLIGHT={server.max_bytes_in_flight} is less than SERVER__MAX_MESSAGE_BYTES={server.max_message_bytes}, "
+            "so the largest requests would always be rejected; raise the first or lower the second"
+        )
+    memory = BASE_MEMORY + MEMORY_PER_BYTE * server.max_bytes_in_flight
+    if server.memory_limit is not None and memory > server.memory_limit:
+        fits = max(0, server.memory_limit - BASE_MEMORY) // MEMORY_PER_BYTE
+        yield (
+            f"SERVER__MAX_BYTES_IN_FLIGHT={server.max_bytes_in_flight} needs up to {memory} bytes of memory, "
+            f"more than SERVER__MEMORY_LIMIT={server.memory_limit}; raise the container's limit, or lower the first to at most {fits}"
         )
 
 
-def _calls(settings: "Settings") -> Iterator[str]:
-    client, server = settings.client, settings.server
-    if client.retry.enabled and not 2 <= client.retry.attempts <= 5:
-        yield (
-            f"CLIENT__RETRY__ATTEMPTS={client.retry.attempts} with CLIENT__RETRY__ENABLED=true is invalid: gRPC allows 2 to 5; "
-            "change the first, or set the second to false"
-        )
-    for code in client.retry.status_codes:
-        if client.retry.enabled and code not in _CODES:
-            yield f"CLIENT__RETRY__STATUS_CODES holds '{code}' with CLIENT__RETRY__ENABLED=true; gRPC retries on {', '.join(sorted(_CODES))}: write one of these"
-    if client.retry.initial_backoff > client.retry.max_backoff:
-        yield (
-            f"CLIENT__RETRY__INITIAL_BACKOFF={text(client.retry.initial_backoff)} is longer than CLIENT__RETRY__MAX_BACKOFF={text(client.retry.max_backoff)}; "
-            "lower the first or raise the second"
-        )
-    if client.outliers.max_ejection < client.outliers.ejection:
-        yield (
-            f"CLIENT__OUTLIERS__MAX_EJECTION={text(client.outliers.max_ejection)} is shorter than CLIENT__OUTLIERS__EJECTION={text(client.outliers.ejection)}; "
-            "raise the first or lower the second"
-        )
-    if server.max_concurrent_streams is not None and server.overload_protection:
-        yield (
-            f"SERVER__MAX_CONCURRENT_STREAMS={server.max_concurrent_streams} with SERVER__OVERLOAD_PROTECTION=true rejects calls instead of queueing them; "
-            "set the second to false or the first to none"
-        )
-    if client.health_check and client.load_balancing == "pick_first":
-        yield (
-            "CLIENT__HEALTH_CHECK=true has no effect with CLIENT__LOAD_BALANCING=pick_first, which ignores health; "
-            "set the first to false or the second to round_robin"
-        )
-
-
-def _target(settings: "Settings") -> Iterator[str]:
-    try:
-        parse_target(settings.client.target)
-    except TargetError as error:
-        yield f"CLIENT__TARGET={settings.client.target} cannot be used: {error}"
-
-
-def _registration(settings: "Settings") -> Iterator[str]:
+def _registry(settings: "Settings") -> Iterator[str]:
     registration = settings.registration
     if registration.target is not None and not registration.address:
         yield (
             f"REGISTRATION__TARGET={registration.target} with REGISTRATION__ADDRESS empty registers no address; "
-            "set the second to the IP address under which they reach this server (in a pod: status.podIP), or the first to none"
+            "set the second to the IP address under which clients reach this server (in a pod: status.podIP), or the first to none"
         )
 
 
@@ -153,6 +154,19 @@ def _wrong_name(method: str, name: str) -> str:
     return ""
 
 
-def _service_config(settings: "Settings") -> Iterator[str]:
-    if settings.client.service_config is not None:
-        yield from (f"CLIENT__SERVICE_CONFIG {problem}" for problem in service_config_problems(settings.client.service_config))
+def _grpc_options(settings: "Settings") -> Iterator[str]:
+    if not settings.grpc_options:
+        return
+    # gRPC ignores a name that it does not have, and has no list of those that it has but its own text.
+    library = Path(importlib.import_module("grpc._cython.cygrpc").__file__ or "").read_bytes()
+    known = {name.decode() for name in re.findall(rb"(?<![\w.])grpc\.[A-Za-z0-9_.]*[A-Za-z0-9](?![\w.])", library)}
+    for name, value in settings.grpc_options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            yield f"GRPC_OPTIONS has {name}, which gRPC {grpc.__version__} does not have" + (
+                f"; did you mean {near[0]}?" if near else "; remove it"
+            )
+        elif name == "grpc.service_config":
+            yield from (f"GRPC_OPTIONS grpc.service_config {problem}" for problem in service_config_problems(str(value)))
+        elif isinstance(value, str) and value.strip("-").isdigit():
+            yield f"GRPC_OPTIONS has {name} with the text '{value}', which gRPC ignores; write the number without quotes"
