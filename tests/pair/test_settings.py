@@ -17,8 +17,8 @@ from greeter.defaults import PREFIX
 from greeter.discovery import Config
 from greeter.settings import Settings
 from greeter.settings.command import load
-from greeter.settings.types import seconds, text
 from greeter.settings.settings import leaves
+from greeter.settings.types import seconds, text
 
 from .authority import Authority, Secret
 from .processes import refused
