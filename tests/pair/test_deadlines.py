@@ -7,8 +7,8 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from greeter.calls.concurrency_limit import ConcurrencyLimit
 from greeter.calls.deadline import bounded, remaining
+from greeter.calls.handler import Calls
 from greeter.client.api import GreeterClient
 from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 
@@ -60,7 +60,7 @@ class Front(greeter_pb2_grpc.GreeterServiceServicer):
 
 def registered(servicer: Any) -> Any:
     """Adds it to a server as server/app.py does."""
-    return lambda server: greeter_pb2_grpc.add_GreeterServiceServicer_to_server(servicer, ConcurrencyLimit(None).on(server))
+    return lambda server: greeter_pb2_grpc.add_GreeterServiceServicer_to_server(servicer, Calls().on(server))
 
 
 @pytest.fixture

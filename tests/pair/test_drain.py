@@ -14,7 +14,7 @@ from .processes import DEADLINE, Process, servers
 
 
 def test_sigterm_says_not_serving_serves_on_and_ends_with_status_0() -> None:
-    """In this order: health first, then the wait, then the end. A stream may go on until the grace is over."""
+    """In this order: health first, then the wait, then the end."""
     with servers("a", SERVER__DRAIN__WAIT="1s", SERVER__DRAIN__GRACE="1s") as running:
         process, address = running["a"]
         with grpc.insecure_channel(address) as channel:
@@ -34,20 +34,37 @@ def test_sigterm_says_not_serving_serves_on_and_ends_with_status_0() -> None:
 
 @pytest.mark.parametrize("waiting", ["draining", "grace"])
 def test_a_second_sigterm_ends_it_at_once(waiting: str) -> None:
-    """While it waits for others to hear of it, and while it waits for calls: whoever sends two does not want to wait ten minutes."""
+    """During the wait and during the grace period; with the status that a shell reports."""
     wait = "10m" if waiting == "draining" else "0s"
     drain = {"SERVER__DRAIN__WAIT": wait, "SERVER__DRAIN__GRACE": "10m", "SERVER__DRAIN__TERMINATION_GRACE": "1h"}
     with servers("a", **drain) as running, grpc.insecure_channel(running["a"][1]) as channel:
         process, _ = running["a"]
-        stream = watch(channel, milliseconds=50)
+        stream = watch(channel, milliseconds=3_600_000)
         next(stream)
         process.send(signal.SIGTERM)
         process.wait_for("draining")
         process.send(signal.SIGTERM)
-        assert process.ended() == 0
+        assert process.ended() == 128 + signal.SIGTERM
         with pytest.raises(grpc.RpcError):
             for _ in stream:
                 pass
+
+
+def test_streams_without_end_end_with_the_drain_on_a_status_to_call_again() -> None:
+    """The example's stream and health watches: the server does not wait for the grace period because of them."""
+    drain = {"SERVER__DRAIN__WAIT": "0s", "SERVER__DRAIN__GRACE": "10m", "SERVER__DRAIN__TERMINATION_GRACE": "1h"}
+    with servers("a", **drain) as running, grpc.insecure_channel(running["a"][1]) as channel:
+        process, _ = running["a"]
+        stream, health = watch(channel, milliseconds=3_600_000), watch_health(channel)
+        next(stream)
+        assert next(health) == SERVING
+        process.send(signal.SIGTERM)
+        assert next(health) == NOT_SERVING
+        for ended in (stream, health):
+            with pytest.raises(grpc.RpcError) as error:
+                next(ended)
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert process.ended() == 0
 
 
 async def test_sigterm_under_load_loses_no_call_without_any_retry() -> None:

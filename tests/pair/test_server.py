@@ -11,10 +11,9 @@ from .processes import DEADLINE, Process, port_of, servers
 
 
 def test_health_reflection_and_channelz_are_there_and_can_be_switched_off() -> None:
-    """Health per service and overall; the two others by setting."""
+    """Health per service and overall; the two others by one setting."""
     for offered in (True, False):
-        switches = {"SERVER__REFLECTION": str(offered)}
-        with servers("a", **switches) as running, grpc.insecure_channel(running["a"][1]) as channel:
+        with servers("a", SERVER__REFLECTION=str(offered)) as running, grpc.insecure_channel(running["a"][1]) as channel:
             for name in ("", "greeter.v1.GreeterService", "liveness"):
                 assert health(channel, name) == SERVING
             if offered:
@@ -68,7 +67,7 @@ def test_too_large_a_message_and_too_many_calls_are_refused() -> None:
 
 
 def test_too_much_metadata_is_refused_and_the_connection_goes_on() -> None:
-    """By a limit that gRPC's options set."""
+    """By the limit that gRPC has been given."""
     with (
         servers("a", GRPC_OPTIONS='{"grpc.max_metadata_size": 1000, "grpc.absolute_max_metadata_size": 2000}') as running,
         grpc.insecure_channel(running["a"][1]) as channel,

@@ -54,7 +54,8 @@ def _normal(name: str) -> str:
 
 
 def _has_prefix(uri: str, rules: frozenset[str]) -> bool:
-    return any(rule.endswith("/*") and uri.startswith(rule[:-1]) and len(uri) >= len(rule) for rule in rules)
+    # A path with dot segments (RFC 3986 section 5.2.4) is somewhere else than its prefix says.
+    return "/.." not in uri and any(rule.endswith("/*") and uri.startswith(rule[:-1]) and len(uri) >= len(rule) for rule in rules)
 
 
 def _check(method: str) -> None:

@@ -1,5 +1,6 @@
 """Your service: replace the example, and list every service of the server at the end."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -34,7 +35,9 @@ class {{ cookiecutter.__service }}Servicer(rpc.{{ cookiecutter.__service }}Servi
             yield pb.WatchGreetingsResponse(message=f"Hello number {number}, {request.name or 'stranger'}!")
             if number == request.count:
                 return
-            if await draining.wait(interval):
+            if request.count:
+                await asyncio.sleep(interval)
+            elif await draining.wait(interval):  # only a stream without end has to end before the server does
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "this server drains; call again")
 
 
