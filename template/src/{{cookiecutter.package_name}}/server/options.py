@@ -19,22 +19,23 @@ def milliseconds(seconds: float | None) -> int:
 def server_options(settings: Settings) -> Options:
     """Arguments of the server."""
     server = settings.server
-    return [
-        ("grpc.so_reuseport", 0),  # otherwise a second server silently shares the port
-        ("grpc.keepalive_time_ms", milliseconds(server.keepalive.time)),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", milliseconds(server.keepalive.min_ping_interval)),
-        ("grpc.max_connection_age_ms", milliseconds(server.max_connection_age)),
-        ("grpc.max_connection_age_grace_ms", milliseconds(server.max_connection_age_grace)),
-        ("grpc.max_connection_idle_ms", 900_000),
-        ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.max_allowed_incoming_connections", 4096),
-        ("grpc.max_receive_message_length", server.max_message_bytes),
-        ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.absolute_max_metadata_size", 32 * 1024),
-        *settings.grpc_options.items(),
-    ]
+    options = {
+        "grpc.so_reuseport": 0,  # otherwise a second server silently shares the port
+        "grpc.keepalive_time_ms": milliseconds(server.keepalive.time),
+        "grpc.keepalive_timeout_ms": 20_000,
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.min_ping_interval_without_data_ms": milliseconds(server.keepalive.min_ping_interval),
+        "grpc.max_connection_age_ms": milliseconds(server.max_connection_age),
+        "grpc.max_connection_age_grace_ms": milliseconds(server.max_connection_age_grace),
+        "grpc.max_connection_idle_ms": 900_000,
+        "grpc.server_handshake_timeout_ms": 10_000,
+        "grpc.max_allowed_incoming_connections": 4096,
+        "grpc.max_receive_message_length": server.max_message_bytes,
+        "grpc.max_metadata_size": 16 * 1024,
+        "grpc.absolute_max_metadata_size": 32 * 1024,
+        **settings.grpc_options,
+    }
+    return list(options.items())  # of two values for a name, gRPC would take the first
 
 
 def registrar(settings: Settings, port: int) -> Registrar | None:
