@@ -90,7 +90,8 @@ class Project:
 
     def prefixed(self, settings: Mapping[str, str]) -> dict[str, str]:
         """These settings under their full names; what is no setting, such as LD_PRELOAD, stays as it is."""
-        return {self.prefix + name if "__" in name or name == "SETTINGS_DIR" else name: value for name, value in settings.items()}
+        alone = ("SETTINGS_DIR", "GRPC_OPTIONS")
+        return {self.prefix + name if "__" in name or name in alone else name: value for name, value in settings.items()}
 
 
 @functools.cache
