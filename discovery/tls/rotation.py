@@ -42,6 +42,11 @@ class Method:
             if channel is self._owner.current:
                 return
 
+    @property
+    def _method(self) -> Any:
+        """gRPC's own has this attribute: the method's name, by which programs recognize it."""
+        return self._bound[1]
+
 
 class _Stream(Method):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
