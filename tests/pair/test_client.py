@@ -2,20 +2,25 @@
 
 import asyncio
 import contextlib
+import functools
+import json
 import subprocess
+import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from greeter import discovery
 from greeter.client.api import GreeterClient
-from greeter.client.channel import Policy, Retry, ServiceClient
+from greeter.client.channel import channel_options
+from greeter.client.errors import InvalidRequestError
+from greeter.client.retry import Retry
 from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 
 from .calls import served
@@ -34,6 +39,8 @@ class Failing(greeter_pb2_grpc.GreeterServiceServicer):
         self.attempts += 1
         if self.behavior == "fail":
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not today")
+        if self.behavior == "not found":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "nobody of that name")
         if self.behavior == "hang":
             await asyncio.sleep(3600)
         return greeter_pb2.GreetResponse(message="here")
@@ -49,78 +56,16 @@ async def failing() -> AsyncIterator[tuple[Failing, str]]:
         yield servicer, address
 
 
-def quick(**retry: Any) -> Policy:
-    """Retries without a noticeable wait."""
-    return Policy(retry=Retry(**{"initial_backoff": 0.01, "max_backoff": 0.02, **retry}))
+ONCE = Retry(attempts=1)
 
 
-ONCE = Policy(retry=None)
-
-
-async def fails(client: GreeterClient) -> grpc.StatusCode:
-    """Make a call that must fail; how."""
-    with pytest.raises(grpc.aio.AioRpcError) as error:
+async def failure(client: GreeterClient) -> grpc.StatusCode | None:
+    """How a call fails; None if it does not."""
+    try:
         await client.greet("x", timeout=DEADLINE)
-    return error.value.code()
-
-
-@pytest.mark.parametrize("scheme", ["static:///", "passthrough:///"])
-async def test_failed_calls_are_retried_and_the_throttle_stops_that(failing: tuple[Failing, str], scheme: str) -> None:
-    """Three attempts a call at first; one when half of the tokens are gone; on every kind of target."""
-    servicer, address = failing
-    async with GreeterClient(scheme + address, policy=quick(max_tokens=10)) as client:
-        attempts = []
-        for _ in range(30):
-            before = servicer.attempts
-            await fails(client)
-            attempts.append(servicer.attempts - before)
-    assert attempts[0] == 3
-    assert attempts[-10:] == [1] * 10
-
-
-class HealthClient(ServiceClient):
-    """A typed client of a service whose proto has no idempotency_level."""
-
-    service = health_pb2.DESCRIPTOR.services_by_name["Health"]
-
-    async def check(self) -> None:
-        await self.unary(health_pb2_grpc.HealthStub(self.channel).Check, health_pb2.HealthCheckRequest(), DEADLINE)
-
-
-@pytest.mark.parametrize("scheme", ["static:///", "ipv4:", "passthrough:///"])
-async def test_a_method_that_does_not_say_that_it_may_be_retried_never_is(scheme: str) -> None:
-    """It may have done something before it failed."""
-    attempts = []
-
-    async def check(request: bytes, context: Any) -> bytes:
-        attempts.append(request)
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "not today")
-        return b""
-
-    handlers: dict[str, Any] = {"Check": grpc.unary_unary_rpc_method_handler(check)}
-    generic = grpc.method_handlers_generic_handler("grpc.health.v1.Health", handlers)
-    config = discovery.Config(health=None)
-    async with (
-        served(lambda server: server.add_generic_rpc_handlers((generic,))) as address,
-        HealthClient(f"{scheme}{address}", policy=replace(quick(), health_check=False), config=config) as client,
-    ):
-        with pytest.raises(grpc.aio.AioRpcError):
-            await client.check()
-    assert len(attempts) == 1
-
-
-async def test_successes_give_tokens_back(failing: tuple[Failing, str]) -> None:
-    """Retries come back with the servers."""
-    servicer, address = failing
-    async with GreeterClient(f"static:///{address}", policy=quick(max_tokens=4, token_ratio=1.0)) as client:
-        for _ in range(4):
-            await fails(client)
-        servicer.behavior = "answer"
-        for _ in range(4):
-            await client.greet("x", timeout=DEADLINE)
-        servicer.behavior, servicer.attempts = "fail", 0
-        await fails(client)
-        assert servicer.attempts == 3
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return None
 
 
 @contextlib.asynccontextmanager
@@ -139,19 +84,13 @@ async def nobody() -> AsyncIterator[tuple[int, asyncio.Semaphore]]:
 async def test_behind_one_address_a_call_waits_for_the_next_connection() -> None:
     """Longer than its attempts take, for whoever is behind the address may have been killed."""
     async with nobody() as (port, refused):
-        client = GreeterClient(f"passthrough:///127.0.0.1:{port}", policy=quick())
+        client = GreeterClient(f"passthrough:///127.0.0.1:{port}")
         call = asyncio.create_task(client.greet("x", timeout=DEADLINE))
         for _ in range(3):
             await refused.acquire()
         assert not call.done()
     async with served(Failing("answer").register, port), client:
         assert (await call).message == "here"
-
-
-async def test_without_retries_it_fails_at_once() -> None:
-    """As everywhere else."""
-    async with nobody() as (port, _), GreeterClient(f"passthrough:///127.0.0.1:{port}", policy=ONCE) as client:
-        assert await fails(client) is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_every_call_has_a_deadline(failing: tuple[Failing, str]) -> None:
@@ -164,24 +103,87 @@ async def test_every_call_has_a_deadline(failing: tuple[Failing, str]) -> None:
         assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+def hurried(target: str, outlier_detection: bool) -> list[tuple[str, str]]:
+    """The client's service config, but that outlier detection decides every second."""
+    config = json.loads(channel_options(target, outlier_detection)["grpc.service_config"])
+    for balancing in config["loadBalancingConfig"]:
+        for detection in balancing.values():
+            detection.update({"interval": "1s"} if detection else {})
+    return [("grpc.service_config", json.dumps(config))]
+
+
 @pytest.mark.parametrize("scheme", ["static:///", "ipv4:"])
-async def test_a_server_that_fails_calls_is_taken_out(failing: tuple[Failing, str], scheme: str) -> None:
-    """On targets of discovery and on gRPC's own; calls that are not retried show who got them."""
+async def test_outlier_detection_takes_a_server_out_that_fails_calls(failing: tuple[Failing, str], scheme: str) -> None:
+    """If it is on; on targets of discovery and on gRPC's own. Calls that are not retried show who got them."""
     servicer, address = failing
-    outliers = discovery.Outliers(interval=0.2, min_requests=2, ejection=60.0)
-    async with (
-        served(Failing("answer").register) as good,
-        GreeterClient(f"{scheme}{address},{good}", policy=Policy(retry=None, outliers=outliers, health_check=False)) as client,
-    ):
-        well = 0
-        async with asyncio.timeout(DEADLINE):
-            while well < 50:  # one after the other; round_robin would give the other server half of them
-                try:
-                    await client.greet("x", timeout=DEADLINE)
-                    well += 1
-                except grpc.aio.AioRpcError:
-                    well = 0
-    assert servicer.attempts
+    async with served(Failing("answer").register) as good:
+        target = f"{scheme}{address},{good}"
+        options = hurried(target, True)
+        async with GreeterClient(target, retry=ONCE, options=options, outlier_detection=True) as client:
+            well = 0
+            async with asyncio.timeout(DEADLINE):
+                while well < 50:  # one after the other; round_robin would give the other server half of them
+                    well = 0 if await failure(client) else well + 1
+    assert servicer.attempts >= 50, "gRPC's own number of requests"
+
+
+@pytest.mark.parametrize("scheme", ["static:///", "ipv4:"])
+async def test_two_servers_that_say_not_found_both_keep_their_calls(scheme: str) -> None:
+    """That is an answer, but gRPC's outlier detection counts every status other than OK: it is off by default."""
+    both = Failing("not found"), Failing("not found")
+    async with served(both[0].register) as one, served(both[1].register) as other:
+        target = f"{scheme}{one},{other}"
+        default = GreeterClient.__init__.__kwdefaults__["outlier_detection"]
+        async with GreeterClient(target, options=hurried(target, default), timeout=DEADLINE) as client:
+            end = time.monotonic() + 2.5
+            while time.monotonic() < end or sum(servicer.attempts for servicer in both) < 300:
+                assert await failure(client) is grpc.StatusCode.NOT_FOUND
+    assert min(servicer.attempts for servicer in both) >= max(servicer.attempts for servicer in both) - 20
+
+
+async def test_an_invalid_request_is_an_exception_with_the_fields() -> None:
+    """google.rpc.BadRequest in the status (AIP-193); code that handles gRPC's own error still does."""
+    details = any_pb2.Any()
+    violation = error_details_pb2.BadRequest.FieldViolation(field="interval", description="is negative")
+    details.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    status = status_pb2.Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message="no", details=[details])
+
+    class Refusing(greeter_pb2_grpc.GreeterServiceServicer):
+        trailing = status.SerializeToString()
+
+        async def Greet(self, request: Any, context: Any) -> greeter_pb2.GreetResponse:  # noqa: N802
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no", (("grpc-status-details-bin", self.trailing),))
+            return greeter_pb2.GreetResponse()
+
+        async def WatchGreetings(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+            await self.Greet(request, context)
+            yield greeter_pb2.WatchGreetingsResponse()
+
+    servicer = Refusing()
+    register = functools.partial(greeter_pb2_grpc.add_GreeterServiceServicer_to_server, servicer)
+    async with served(register) as address, GreeterClient(f"ipv4:{address}", timeout=DEADLINE) as client:
+        for call in (client.greet("x"), anext(client.watch_greetings("x"))):
+            with pytest.raises(InvalidRequestError) as error:
+                await call
+            assert error.value.fields == {"interval": "is negative"}
+            assert isinstance(error.value, grpc.aio.AioRpcError)
+            assert (error.value.code(), error.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "no")
+        servicer.trailing = b"\xff garbage"
+        with pytest.raises(grpc.aio.AioRpcError) as plain:
+            await client.greet("x")
+        assert not isinstance(plain.value, InvalidRequestError)
+
+
+async def test_the_error_of_a_stream_cut_by_the_connections_age_says_so() -> None:
+    """`timeout` was longer, so that nobody would look there."""
+    age = {"SERVER__MAX_CONNECTION_AGE": "200ms", "SERVER__MAX_CONNECTION_AGE_GRACE": "100ms"}
+    with servers("a", **age) as running:
+        async with GreeterClient(f"static:///{running['a'][1]}") as client:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                async for _ in client.watch_greetings("x", interval=0.01):
+                    pass
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "SERVER__MAX_CONNECTION_AGE" in "".join(error.value.__notes__)
 
 
 async def test_a_stream_can_be_left_early_and_ends_by_itself() -> None:
@@ -206,7 +208,7 @@ async def test_further_channel_arguments_and_interceptors_count(failing: tuple[F
     servicer, address = failing
     servicer.behavior = "answer"
     options = [("grpc.max_send_message_length", 10)]
-    async with GreeterClient(f"static:///{address}", options=options, interceptors=[Seen()], policy=ONCE) as client:
+    async with GreeterClient(f"static:///{address}", options=options, interceptors=[Seen()], retry=ONCE) as client:
         await client.greet("x")
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await client.greet("x" * 100)
@@ -225,7 +227,7 @@ import asyncio, sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in {*sys.stdlib_module_names, "greeter", "grpc", "google", "typing_extensions"}:
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "greeter", "grpc", "google", "opentelemetry", "typing_extensions"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -240,7 +242,7 @@ print([name for name in sys.modules if name.startswith(("greeter.settings", "gre
 """
 
 
-def test_it_needs_grpc_and_protobuf_alone_and_reads_no_settings(tmp_path: Path) -> None:
+def test_it_needs_few_packages_and_reads_no_settings(tmp_path: Path) -> None:
     """Another program may have a `.env` and variables of its own, even some that look like this project's."""
     environment = PROJECT.environment({"SERVER__PORT": "many", "CLIENT__TIMEOUT": "0", "NO__SUCH": "x"})
     with servers("a") as running:

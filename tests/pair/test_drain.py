@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from greeter.client.api import GreeterClient
-from greeter.client.channel import Policy
+from greeter.client.retry import Retry
 
 from .calls import NOT_SERVING, SERVING, Load, greet, watch, watch_health
 from .processes import DEADLINE, Process, servers
@@ -72,7 +72,7 @@ async def test_sigterm_under_load_loses_no_call_without_any_retry() -> None:
     # Long enough for a client to hear of it on a busy machine too: what is sent after the wait is lost.
     with servers("a", "b", "c", SERVER__DRAIN__WAIT="2s", SERVER__DRAIN__GRACE="2s") as running:
         target = "static:///" + ",".join(address for _, address in running.values())
-        async with GreeterClient(target, policy=Policy(retry=None), timeout=DEADLINE) as client, Load(client) as load:
+        async with GreeterClient(target, retry=Retry(attempts=1), timeout=DEADLINE) as client, Load(client) as load:
             await load.until(lambda results: len({result.server for result in results}) == 3)
             running["a"][0].send(signal.SIGTERM)
             assert await asyncio.to_thread(running["a"][0].ended) == 0

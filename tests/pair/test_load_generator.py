@@ -70,4 +70,4 @@ def test_a_health_port_that_is_taken_is_said_in_a_sentence() -> None:
 def test_a_target_that_cannot_work_ends_it_with_a_sentence() -> None:
     """Status 2, no traceback."""
     (sentence,) = refused("client", CLIENT__TARGET="kubernetes:///Wrong")
-    assert sentence.startswith("settings: GREETER__CLIENT__TARGET=kubernetes:///Wrong cannot be used: ")
+    assert sentence.startswith("settings: GREETER__CLIENT__TARGET='kubernetes:///Wrong' is invalid: ")

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from greeter.calls import served_by
 from greeter.client.api import GreeterClient
-from greeter.client.channel import Policy, Retry
+from greeter.client.retry import Retry
 from greeter.server import Service
 from greeter.server.app import App, build
 from greeter.settings import Server, Settings
@@ -291,10 +291,10 @@ async def test_a_unary_call_that_fails_can_still_be_retried(scheme: str) -> None
     """gRPC makes no call again whose initial metadata has arrived, so the name must not arrive before the answer."""
     servicer = FailsTwice()
     service = Service("greeter.v1.GreeterService", greeter_pb2_grpc.add_GreeterServiceServicer_to_server, servicer)
-    policy = Policy(retry=Retry(initial_backoff=0.01, max_backoff=0.02))
+    retry = Retry(initial_backoff=0.01, max_backoff=0.02)
     async with (
         running(Settings(server=Server(host="127.0.0.1", port=0, name="a")), service) as app,
-        GreeterClient(f"{scheme}127.0.0.1:{app.port}", policy=policy, timeout=DEADLINE) as client,
+        GreeterClient(f"{scheme}127.0.0.1:{app.port}", retry=retry, timeout=DEADLINE) as client,
     ):
         assert (await client.greet("x")).message == "here"
         assert served_by.last.get() == "a"

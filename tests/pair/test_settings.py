@@ -12,7 +12,8 @@ import pytest
 
 from greeter.client.__main__ import connection
 from greeter.client.api import GreeterClient
-from greeter.client.channel import Policy
+from greeter.client.channel import channel_options
+from greeter.client.retry import Retry
 from greeter.defaults import PREFIX
 from greeter.discovery import Config
 from greeter.settings import Settings
@@ -110,12 +111,12 @@ def test_the_defaults_do_not_contradict_each_other(monkeypatch: pytest.MonkeyPat
 def test_the_defaults_of_the_typed_client_are_those_of_the_settings() -> None:
     """Whoever imports the client gets what the load generator has shown to work."""
     arguments = connection(Settings())
-    assert arguments["policy"] == Policy()
+    assert arguments["retry"] == Retry()
+    assert dict(arguments["options"]).items() <= channel_options(arguments["target"], False).items()
     assert arguments["config"] == Config()
     defaults = GreeterClient.__init__.__kwdefaults__
-    assert {name: arguments[name] for name in ("tls", "server_name", "timeout", "stream_timeout")} == {
-        name: defaults[name] for name in ("tls", "server_name", "timeout", "stream_timeout")
-    }
+    names = ("tls", "server_name", "timeout", "stream_timeout", "outlier_detection")
+    assert {name: arguments[name] for name in names} == {name: defaults[name] for name in names}
 
 
 @pytest.mark.parametrize(

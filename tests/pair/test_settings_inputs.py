@@ -14,7 +14,6 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from greeter.client.__main__ import connection
-from greeter.client.api import GreeterClient
 from greeter.client.channel import channel_options
 from greeter.defaults import PREFIX
 from greeter.discovery import DiscoveryError
@@ -131,6 +130,6 @@ def arguments_of_the_channel(settings: Settings) -> Options:
     """None for a target that cannot be or files that are not there, of which the command says so."""
     try:
         made = connection(settings)
-        return channel_options(made["target"], made["policy"], GreeterClient.service)
+        return list((channel_options(made["target"], made["outlier_detection"]) | dict(made["options"])).items())
     except (DiscoveryError, TlsError):
         return []

@@ -15,7 +15,7 @@ from cryptography.x509 import DNSName
 
 from greeter import discovery
 from greeter.client.api import GreeterClient
-from greeter.client.channel import Policy
+from greeter.client.retry import Retry
 from greeter.defaults import SERVER_NAME
 
 from .authority import Authority, Name, Secret
@@ -288,7 +288,7 @@ async def test_certificates_change_under_load_and_no_call_is_lost(
     with servers("a", "b", "c", **server_files.settings()) as running:
         target = "static:///" + ",".join(address for _, address in running.values())
         files = followed(client_files)
-        async with GreeterClient(target, tls=files, policy=Policy(retry=None), timeout=DEADLINE) as client, Load(client) as load:
+        async with GreeterClient(target, tls=files, retry=Retry(attempts=1), timeout=DEADLINE) as client, Load(client) as load:
             await load.until(lambda results: len({result.server for result in results}) == 3)
             new = Authority()
             for certificates in (server_files, client_files):

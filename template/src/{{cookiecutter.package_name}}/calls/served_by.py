@@ -12,4 +12,7 @@ last: ContextVar[str] = ContextVar("last_served_by", default="")
 
 def of(metadata: Any) -> str:
     """The server's name in a call's metadata; empty where it is not there."""
-    return next((value for key, value in metadata or () if key == KEY), "")
+    for key, value in metadata or ():
+        if key == KEY:
+            return str(value)
+    return ""

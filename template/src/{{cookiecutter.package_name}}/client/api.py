@@ -11,8 +11,6 @@ from .channel import ServiceClient
 class {{ cookiecutter.__service }}Client(ServiceClient):
     """Calls {{ cookiecutter.__service }}Service. See ServiceClient for the arguments."""
 
-    service = pb.DESCRIPTOR.services_by_name["{{ cookiecutter.__service }}Service"]
-
     @cached_property
     def _stub(self) -> "rpc.{{ cookiecutter.__service }}ServiceAsyncStub":
         return rpc.{{ cookiecutter.__service }}ServiceStub(self.channel)

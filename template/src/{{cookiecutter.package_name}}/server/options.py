@@ -51,5 +51,5 @@ def registrar(settings: Settings, port: int) -> Registrar | None:
         address,
         zone=settings.discovery.zone,
         weight=registration.weight,
-        config=settings.discovery.config(health_check=False),
+        config=settings.discovery.config(),
     )

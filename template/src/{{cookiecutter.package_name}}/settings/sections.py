@@ -124,13 +124,11 @@ class Discovery(Section):
     etcd: Etcd = Etcd()
     kubernetes: Kubernetes = Kubernetes()
 
-    def config(self, *, health_check: bool, outliers: discovery.Outliers | None = None) -> discovery.Config:
+    def config(self) -> discovery.Config:
         """The library's configuration. Raises discovery.TargetError for an invalid value."""
         return discovery.Config(
             zone=self.zone,
             empty=discovery.Empty.parse(self.empty) if self.empty else None,
-            health="" if health_check else None,
-            outliers=outliers,
             remember=discovery.Remember(self.remember),
             dns=discovery.Dns(refresh=self.refresh, servers=self.dns_servers),
             etcd=discovery.Etcd(**{**dict(self.etcd), "password": self.etcd.password.get_secret_value()}),
