@@ -5,6 +5,7 @@ gRPC's own limit (maximum_concurrent_rpcs) also rejects health checks, so Kubern
 
 import asyncio
 import logging
+import time
 from collections import deque
 from typing import Any
 
@@ -13,7 +14,8 @@ logger = logging.getLogger(__name__)
 SMALL = 16 * 1024
 """Requests up to this size, in bytes, are not counted: a thousand of them fit."""
 READERS, PATIENCE = 16, 5.0
-"""Large requests that are received at once, and the seconds after which a slow sender no longer keeps others from it."""
+"""How many requests are received at once, because gRPC receives a message as a whole, and the seconds after which a slow sender does not
+count any more."""
 
 
 class ConcurrencyLimit:
@@ -30,8 +32,9 @@ class ConcurrencyLimit:
         self._running = 0
         self._bytes = 0
         self._rejected = 0
-        self._readers: dict[Any, float] = {}  # since when each one reads
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self.readers: dict[Any, float] = {}
+        """The calls whose request is being received, each with the monotonic time since when."""
 
     def enter(self) -> str:
         """Admit a call; otherwise the reason why it is rejected, which is logged once a second."""
@@ -46,50 +49,46 @@ class ConcurrencyLimit:
     def leave(self) -> None:
         """A call that was admitted has ended."""
         self._running -= 1
+        self.wake()
 
-    async def receive(self, context: Any) -> Any:
-        """Read the request of a call: bytes, or grpc.aio.EOF. gRPC receives a message as a whole, so no more than READERS do at once."""
-        loop = asyncio.get_running_loop()
-        while len(self._readers) >= READERS:
-            first, since = next(iter(self._readers.items()))
-            if loop.time() - since > PATIENCE:
-                del self._readers[first]
+    async def idle(self, timeout: float) -> None:
+        """Wait until no call is in progress, for at most `timeout` seconds."""
+        end = time.monotonic() + timeout
+        while self._running and (left := end - time.monotonic()) > 0:
+            await self._change(left)
+
+    async def turn(self) -> None:
+        """Wait until fewer than READERS requests are being received."""
+        while len(self.readers) >= READERS:
+            slowest, since = next(iter(self.readers.items()))
+            left = since + PATIENCE - time.monotonic()
+            if left > 0:
+                await self._change(left)
             else:
-                await self._change(since + PATIENCE - loop.time())
-        self._readers[context] = loop.time()
-        try:
-            return await self.hold(await context.read())
-        finally:
-            self._readers.pop(context, None)
-            self._wake()
+                self.readers.pop(slowest, None)
 
-    async def hold(self, raw: Any) -> Any:
-        """Wait until a request fits among those in flight, and count it until `release`."""
-        size = self.counted(raw)
+    async def hold(self, size: int) -> None:
+        """Wait until a request of `size` bytes fits among those in flight, and count it until `release`."""
         while self._size is not None and self._bytes and self._bytes + size > self._size:
             await self._change()
         self._bytes += size
-        return raw
-
-    def counted(self, raw: Any) -> int:
-        """The bytes of a request that count."""
-        return len(raw) if len(raw) > SMALL else 0
 
     def release(self, size: int) -> None:
         """A request of `size` bytes is in flight no more."""
         self._bytes -= size
-        self._wake()
+        self.wake()
+
+    def wake(self) -> None:
+        """Something has changed for what waits."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def _change(self, timeout: float | None = None) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         await asyncio.wait({waiter}, timeout=timeout)
-
-    def _wake(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
 
     def _report(self) -> None:
         rejected, self._rejected = self._rejected, 0

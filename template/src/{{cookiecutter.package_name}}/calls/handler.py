@@ -1,6 +1,6 @@
 """What surrounds every call: one wrapper around each handler, added when generated code registers it.
 
-From the outside in: authorization, the concurrency limit, telemetry, the error guard. gRPC's interceptors are outside of all of these;
+From the outside in: authorization, the concurrency limit, telemetry, the error guard. gRPC's interceptors are outside of all these;
 another one in the wrapper's place would cost a fifth of a small call.
 """
 
@@ -17,8 +17,9 @@ import grpc.aio
 
 from .authorization import Authorization
 from .concurrency_limit import ConcurrencyLimit
-from .context import CallContext, MalformedRequestError, current, on_threads
+from .context import CallContext, MalformedRequestError, Method, current
 from .telemetry import ServerTelemetry
+from .threads import on_threads
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Calls:
     """Wraps the handlers of the services that are registered through `on`. For one event loop.
 
     name: sent as the metadata `x-served-by`; empty sends none.   limit, stream_limit: for calls with one response and for response
-    streams; without the second, the first is for both.   drain: set when the server drains.   running: the calls in progress.
+    streams; without the second, the first is for both.   drain: set when the server drains.
     """
 
     name: str = ""
@@ -39,87 +40,70 @@ class Calls:
     stream_limit: ConcurrencyLimit | None = None
     telemetry: ServerTelemetry | None = None
     drain: asyncio.Event = field(default_factory=asyncio.Event)
-    running: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def on(self, server: Any) -> Any:
         """Pass the result to a generated `add_..._to_server` in place of the server."""
         return _Registrations(server, self._around)
 
-    def _around(self, method: str, handler: Any) -> Any:
+    def _around(self, path: str, handler: Any) -> Any:
         """The wrapped handler. It takes a stream of bytes, whatever `handler` takes, so that a call is rejected before its message is
         read."""
-        respond = _guarded(method, handler)
+        authorization, telemetry = self.authorization, self.telemetry
         limit = self.stream_limit if handler.response_streaming and self.stream_limit is not None else self.limit
-        telemetry, running = self.telemetry, self.running
+        method = Method(path, handler, limit, self.name, self.drain)
+        behavior, serialize = _behavior(handler), _none if handler.response_streaming else method.serialize
 
         async def call(_: object, received: Any) -> bytes:
-            if self.authorization is not None and (reason := self.authorization.denied(method, received)):
-                return await self._reject(method, received, grpc.StatusCode.PERMISSION_DENIED, reason)
+            if authorization is not None and (reason := authorization.denied(path, received)):
+                return await self._reject(path, received, grpc.StatusCode.PERMISSION_DENIED, reason)
             if reason := limit.enter():
-                return await self._reject(method, received, grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
-            task: Any = asyncio.current_task()
-            running.add(task)
-            token = None if telemetry is None else telemetry.start(method, received)
-            context = CallContext(received, handler, limit, self.name, self.drain)
+                return await self._reject(path, received, grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+            started = None if telemetry is None else telemetry.start(path, received)
+            context = CallContext(received, method)
             current.set(context)
-            code = "CANCELLED"
+            ended = False
             try:
-                response = await respond(context)
-                code = _NAMES.get(_status(received), "UNKNOWN")
-                return response
-            except grpc.aio.AbortError:
-                code = _NAMES.get(_status(received), "UNKNOWN")
+                response = await behavior(context)
+                ended = True
+                # With a status other than OK, gRPC sends no response.
+                return b"" if _status(received) else serialize(response)
+            except (grpc.aio.AbortError, KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
-            except asyncio.CancelledError:
-                code = "DEADLINE_EXCEEDED" if received.time_remaining() == 0 else code
-                raise
+            except BaseException as error:
+                return await _guard(path, context, error)
             finally:
                 context.release()
                 limit.leave()
-                running.discard(task)
-                if telemetry is not None and token is not None:
-                    telemetry.end(token, code, context.error)
+                if telemetry is not None and started is not None:
+                    telemetry.end(started, _code(received, ended), context.error)
 
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(call)
         return grpc.stream_unary_rpc_method_handler(call)
 
-    async def _reject(self, method: str, context: Any, code: grpc.StatusCode, reason: str) -> bytes:
+    async def _reject(self, path: str, context: Any, code: grpc.StatusCode, reason: str) -> bytes:
         if self.telemetry is not None:
-            self.telemetry.rejected(method, code.name)
+            self.telemetry.rejected(path, code.name)
         return await context.abort(code, reason)  # type: ignore[no-any-return]
 
 
-def _guarded(method: str, handler: Any) -> Callable[[CallContext], Awaitable[bytes]]:
-    """The handler inside of the error guard: what it raises, other than by `context.abort`, is logged, and the caller gets INTERNAL
-    without the text. The result is the serialized response, empty for a stream."""
-    behavior, serialize = _behavior(handler), handler.response_serializer or _same
-
-    async def respond(context: CallContext) -> bytes:
-        try:
-            response = await behavior(context)
-            # With a status other than OK, gRPC sends no response.
-            return b"" if handler.response_streaming or _status(context) else serialize(response)
-        except (grpc.aio.AbortError, KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except grpc.aio.InternalError:
-            # The client has left. gRPC itself would log an error where the failed write comes before its notice of that.
-            raise asyncio.CancelledError from None
-        except MalformedRequestError as error:
-            logger.warning("%s: %s", method, error)
-            return await context.abort(grpc.StatusCode.INTERNAL, "the request cannot be parsed")  # type: ignore[no-any-return]
-        except BaseException as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # not so if something else was canceled for which the handler waited: gRPC would leave the caller without a status
-            context.error = error
-            logger.error("%s failed", method, exc_info=error)
-            if context.done():
-                return b""  # the status has been sent, by an abort whose exception the handler has replaced
-            code = context.code() if _status(context) else grpc.StatusCode.INTERNAL
-            return await context.abort(code, context.details() or "internal error")  # type: ignore[no-any-return]
-
-    return respond
+async def _guard(path: str, context: CallContext, error: BaseException) -> bytes:
+    """The error guard: what a handler raises, other than by `context.abort`, is logged, and the caller gets INTERNAL without its text."""
+    if isinstance(error, grpc.aio.InternalError):
+        # The client has left. gRPC itself would log an error where the failed write comes before its notice of that.
+        raise asyncio.CancelledError from None
+    if isinstance(error, MalformedRequestError):
+        logger.warning("%s: %s", path, error)
+        return await context.abort(grpc.StatusCode.INTERNAL, "the request cannot be parsed")  # type: ignore[no-any-return]
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error  # not so if something else was canceled, for which the handler waited: gRPC would leave the caller without a status
+    context.error = error
+    logger.error("%s failed", path, exc_info=error)
+    if context.done():
+        return b""  # the status has been sent, by an abort whose exception the handler has replaced
+    code = context.code() if _status(context) else grpc.StatusCode.INTERNAL
+    return await context.abort(code, context.details() or "internal error")  # type: ignore[no-any-return]
 
 
 def _behavior(handler: Any) -> Callable[[CallContext], Awaitable[Any]]:
@@ -141,14 +125,21 @@ def _behavior(handler: Any) -> Callable[[CallContext], Awaitable[Any]]:
     return several if inspect.isasyncgenfunction(function) else one
 
 
-def _same(response: bytes) -> bytes:
-    return response
+def _none(_: object) -> bytes:
+    return b""
 
 
 def _status(context: Any) -> int:
     """The number of the status that a handler has set; 0, which is OK, if it has not."""
     code = context.code()
-    return int(code.value[0] if isinstance(code, grpc.StatusCode) else code or 0)
+    return 0 if code is None else int(code.value[0] if isinstance(code, grpc.StatusCode) else code)
+
+
+def _code(context: Any, ended: bool) -> str:
+    """The name of a call's status, by what gRPC sends."""
+    if ended or context.done():
+        return _NAMES.get(_status(context), "UNKNOWN")
+    return "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
 
 
 class _Registrations:
@@ -170,10 +161,8 @@ class _Inside(grpc.GenericRpcHandler):
         self._wrapped: dict[str, Any] = {}
 
     def service(self, handler_call_details: Any) -> Any:
-        method: str = handler_call_details.method
-        if method not in self._wrapped:
-            handler = self._handler.service(handler_call_details)
-            if handler is None:
-                return None
-            self._wrapped[method] = self._around(method.removeprefix("/"), handler)
-        return self._wrapped[method]
+        path: str = handler_call_details.method
+        wrapped = self._wrapped.get(path)
+        if wrapped is None and (handler := self._handler.service(handler_call_details)) is not None:
+            wrapped = self._wrapped[path] = self._around(path.removeprefix("/"), handler)
+        return wrapped

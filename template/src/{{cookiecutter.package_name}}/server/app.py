@@ -4,7 +4,6 @@ import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -39,8 +38,8 @@ class App:
     health: Health
     drain: asyncio.Event
     """Set when calls in progress are to end."""
-    running: set[asyncio.Task[Any]]
-    """The calls in progress."""
+    limit: ConcurrencyLimit
+    """Of the services' calls."""
     port: int
     health_server: grpc.aio.Server | None
     """For plaintext probes, if there is one."""
@@ -68,9 +67,9 @@ async def build(settings: Settings, services: Sequence[Service]) -> App:
     """The server, not started. Raises StartError if a port or the address is not available, TlsError if certificates are not usable."""
     certificates = server_files(settings)
     mutual, allowed, limits = settings.tls.mode == "mtls", settings.tls.allowed_clients, settings.server
-    drain, running = asyncio.Event(), set[asyncio.Task[Any]]()
+    drain = asyncio.Event()
     authorization = None if allowed is None else Authorization(allowed)
-    around = functools.partial(Calls, name=limits.name, drain=drain, running=running)
+    around = functools.partial(Calls, name=limits.name, drain=drain)
     setting = f"{PREFIX}SERVER__MAX_CONCURRENT_RPCS"
     limit = ConcurrencyLimit(limits.max_concurrent_rpcs, limits.max_bytes_in_flight, setting=setting)
     measured = telemetry.ServerTelemetry(limits.host, limits.port) if telemetry.enabled() else None
@@ -98,7 +97,7 @@ async def build(settings: Settings, services: Sequence[Service]) -> App:
         health_server = grpc.aio.server(options=server_options(settings))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, checks.on(health_server))
         health_port = _open(health_server, settings, "HEALTH_PORT", limits.health_port, None)
-    return App(server, health_servicer, drain, running, port, health_server, health_port, certificates)
+    return App(server, health_servicer, drain, limit, port, health_server, health_port, certificates)
 
 
 def _open(

@@ -35,6 +35,5 @@ async def drain(app: App, settings: Drain, deregister: Callable[[], Awaitable[No
     if not stopping.done():
         await app.server.stop(None)
     await stopping
-    if app.running:
-        await asyncio.wait(app.running, timeout=1.0)  # until canceled handlers have ended, and telemetry has their calls
+    await app.limit.idle(1.0)  # until canceled handlers have ended, and telemetry has their calls
     logger.info("stopped")
