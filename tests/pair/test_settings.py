@@ -18,11 +18,12 @@ from greeter.defaults import PREFIX
 from greeter.discovery import Config
 from greeter.settings import Settings
 from greeter.settings.command import load
-from greeter.settings.settings import leaves
+from greeter.settings.sources import leaves
 from greeter.settings.types import seconds, text
+from greeter.settings.validation import warnings
 
 from .authority import Authority, Secret
-from .processes import refused
+from .processes import refused, servers
 from .project import PROJECT
 
 
@@ -60,37 +61,34 @@ def service_config(**config: object) -> dict[str, str]:
 
 
 CONTRADICTIONS = [
-    (KEEPALIVE, ["SERVER__KEEPALIVE__MIN_PING_INTERVAL=1m", "CLIENT__KEEPALIVE__TIME=30s", "raise the second to 2m"]),
-    (GRACE, ["SERVER__MAX_CONNECTION_AGE_GRACE=30s", "CLIENT__TIMEOUT=31s", "raise the first to 31s"]),
+    (KEEPALIVE, ["SERVER__KEEPALIVE__MIN_PING_INTERVAL=60s", "CLIENT__KEEPALIVE__TIME=30s", "at least 120s"]),
+    (GRACE, ["SERVER__MAX_CONNECTION_AGE_GRACE=30s", "CLIENT__TIMEOUT=31s", "raise it"]),
     (
         {"SERVER__DRAIN__WAIT": "21s", "SERVER__DRAIN__TERMINATION_GRACE": "45s"},
         ["SERVER__DRAIN__WAIT=21s", "SERVER__DRAIN__GRACE=20s", "SERVER__DRAIN__TERMINATION_GRACE=45s", "46s"],
     ),
     (
         {"SERVER__MEMORY_LIMIT": str(200 * MIB)},
-        [f"SERVER__MAX_BYTES_IN_FLIGHT={16 * MIB}", f"SERVER__MEMORY_LIMIT={200 * MIB}", "lower the first to at most"],
+        [f"SERVER__MAX_BYTES_IN_FLIGHT={16 * MIB}", f"SERVER__MEMORY_LIMIT={200 * MIB}", "lower the first to"],
     ),
     (
         {"SERVER__MAX_MESSAGE_BYTES": str(32 * MIB)},
         [f"SERVER__MAX_BYTES_IN_FLIGHT={16 * MIB}", f"SERVER__MAX_MESSAGE_BYTES={32 * MIB}", "raise the first"],
     ),
-    ({"REGISTRATION__TARGET": "etcd:///a"}, ["REGISTRATION__TARGET=etcd:///a", "REGISTRATION__ADDRESS empty", "status.podIP"]),
     ({"TLS__MODE": "mtls"}, ["TLS__MODE=mtls", "TLS__CERTIFICATE and TLS__KEY and TLS__CA empty", "/etc/tls/ca.crt"]),
     ({"TLS__MODE": "mtls", "TLS__CERTIFICATE": "x", "TLS__KEY": "x"}, ["TLS__MODE=mtls", "TLS__CA empty"]),
-    ({"TLS__MODE": "tls", "TLS__CERTIFICATE": "x"}, ["TLS__MODE=tls", "TLS__CERTIFICATE=x", "TLS__KEY=empty", "needs both"]),
     ({"TLS__CA": "x"}, ["TLS__MODE=off", "plaintext", "set the first to tls or mtls"]),
     ({"TLS__ALLOWED_CLIENTS": '["x"]'}, ["TLS__ALLOWED_CLIENTS", "TLS__MODE=off", "set the second to mtls"]),
-    ({"TLS__ALLOWED_CLIENTS": "[]"}, ["TLS__ALLOWED_CLIENTS is empty", "none"]),
-    ({"TLS__ALLOWED_CLIENTS": "{}"}, ["TLS__ALLOWED_CLIENTS is empty", "none"]),
-    ({"TLS__ALLOWED_CLIENTS": '["x*"]'}, ["'x*' for '*'", "only at the end of a URI"]),
+    ({"TLS__ALLOWED_CLIENTS": "[]"}, ["TLS__ALLOWED_CLIENTS='[]' is invalid", "at least 1"]),
+    ({"TLS__ALLOWED_CLIENTS": "{}"}, ["TLS__ALLOWED_CLIENTS='{}' is invalid", "at least 1"]),
+    ({"TLS__ALLOWED_CLIENTS": '["x*"]'}, ["TLS__ALLOWED_CLIENTS=", "'x*'", "only at the end of a URI"]),
     ({"TLS__ALLOWED_CLIENTS": '["spiffe://a/*/b"]'}, ["'spiffe://a/*/b'", "only at the end of a URI"]),
-    ({"TLS__ALLOWED_CLIENTS": '{"*": [" "]}'}, ["' ' for '*'", "no name"]),
+    ({"TLS__ALLOWED_CLIENTS": '{"*": [" "]}'}, ["' '", "no DNS name or URI"]),
     (options(grpc__max_connection_idle=1), ["grpc.max_connection_idle,", "did you mean grpc.max_connection_idle_ms?"]),
-    (options(grpc__enable_retries="0"), ["grpc.enable_retries", "without quotes"]),
-    (options(idle=1), ["GRPC_OPTIONS has idle", "does not have"]),
+    (options(idle=1), ["GRPC_OPTIONS has idle", "does not; remove it"]),
     (service_config(retryThrottling={"maxTokens": 10, "tokenRatio": 1}), ["tokenRatio=1", "write 1.0"]),
     (service_config(methodConfig=[{"name": [{}], "timeout": "1s"}]), ["timeout=1s", "set the calls' own deadline"]),
-    (options(grpc__service_config="{"), ["GRPC_OPTIONS grpc.service_config cannot be read", "in JSON"]),
+    (options(grpc__service_config="{"), ["GRPC_OPTIONS: grpc.service_config cannot be read", "in JSON"]),
 ]
 
 
@@ -270,6 +268,40 @@ def test_make_run_client_calls_what_the_dotenv_file_names(given: str) -> None:
         assert f"calling {target} at" in said
     finally:
         dotenv.unlink(missing_ok=True)
+
+
+WARNINGS = [
+    ({"SERVER__KEEPALIVE__MIN_PING_INTERVAL": "60s"}, ["CLIENT__KEEPALIVE__TIME=30s", "at least 120s"]),
+    ({"CLIENT__KEEPALIVE__TIME": "15s"}, ["CLIENT__KEEPALIVE__TIME=15s", "SERVER__KEEPALIVE__MIN_PING_INTERVAL=10s"]),
+    ({"CLIENT__TIMEOUT": "31s"}, ["CLIENT__TIMEOUT=31s", "SERVER__MAX_CONNECTION_AGE_GRACE=30s"]),
+    (
+        {"CLIENT__STREAM_TIMEOUT": "1h", "SERVER__MAX_CONNECTION_AGE": "3s", "SERVER__MAX_CONNECTION_AGE_GRACE": "2s"},
+        ["CLIENT__STREAM_TIMEOUT=3600s", "SERVER__MAX_CONNECTION_AGE", "after 5s"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("environment", "words"), WARNINGS)
+def test_what_only_the_other_side_can_know_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str], words: list[str]
+) -> None:
+    """The other side's default is not what it has; a warning says what it must have."""
+    assert mistakes(monkeypatch, capsys, **environment) == []
+    (found,) = warnings(load())
+    assert all(word in found for word in words), found
+
+
+def test_a_server_starts_with_a_warning() -> None:
+    """In its log, with the prefix of the settings."""
+    with servers("a", SERVER__KEEPALIVE__MIN_PING_INTERVAL="60s", LOG__FORMAT="console") as running:
+        running["a"][0].wait_for(
+            r"WARNING settings: GREETER__SERVER__KEEPALIVE__MIN_PING_INTERVAL=60s .* GREETER__CLIENT__KEEPALIVE__TIME=30s"
+        )
+
+
+def test_there_are_at_most_50_settings_besides_the_owners() -> None:
+    """Each is one that somebody must decide; gRPC's other options are in GRPC_OPTIONS."""
+    assert len([name for name, _, _ in leaves(Settings) if not name.startswith(f"{PREFIX}SERVICE__")]) <= 50
 
 
 def test_every_setting_is_described() -> None:

@@ -18,9 +18,9 @@ from greeter.client.channel import channel_options
 from greeter.defaults import PREFIX
 from greeter.discovery import DiscoveryError
 from greeter.server.options import Options, server_options
-from greeter.settings import Settings
+from greeter.settings import Client, Discovery, Drain, Server, Settings
 from greeter.settings.command import load, print_settings
-from greeter.settings.settings import leaves
+from greeter.settings.sources import leaves
 from greeter.tls import TlsError
 
 NAMES = [name for name, _, _ in leaves(Settings)]
@@ -133,3 +133,37 @@ def arguments_of_the_channel(settings: Settings) -> Options:
         return list((channel_options(made["target"], made["outlier_detection"]) | dict(made["options"])).items())
     except (DiscoveryError, TlsError):
         return []
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+AWKWARD = st.lists(st.sampled_from([*"\\'\"#$ \n\r\t=`!", "${HOME}", "$(x)", "a", "é", "\x85"]), max_size=6).map("".join)
+TEXTS = st.one_of(TEXT, AWKWARD).filter(lambda text: text != "none" and not text.endswith("\\"))
+"""python-dotenv cannot read a quoted value that ends in a backslash."""
+
+
+@how(deadline=None)
+@given(
+    name=TEXTS,
+    zone=TEXTS,
+    names=st.lists(TEXTS, min_size=1).map(tuple),
+    wait=st.floats(0, 1e9),
+    rate=st.floats(0.001, 100_000),
+    options=st.dictionaries(st.just("grpc.primary_user_agent"), TEXTS),
+)
+@example(name="a #b", zone=" 'a\" ", names=("$a", "\n"), wait=0.1, rate=1e-3, options={})
+def test_what_is_printed_is_a_dotenv_file_with_the_same_values(
+    name: str, zone: str, names: tuple[str, ...], wait: float, rate: float, options: dict[str, str]
+) -> None:
+    """Whatever characters they hold, and to the last digit."""
+    settings = Settings(
+        server=Server(name=name, drain=Drain(wait=wait)),
+        client=Client(rate=rate),
+        discovery=Discovery(zone=zone, dns_servers=names),
+        grpc_options=options,
+    )
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        print_settings(settings)
+    # Secrets are not printed.
+    with surroundings({}, printed.getvalue().replace("'***'", "").replace("***", "").encode()):
+        assert Settings() == settings

@@ -21,7 +21,7 @@ is generated (`make docs`) for a project named Greeter; in yours, the package's 
 _PROGRAM = """
 from greeter.settings import Settings
 from greeter.settings.command import show
-from greeter.settings.settings import leaves
+from greeter.settings.sources import leaves
 
 for name, field, value in leaves(Settings):
     default = "the host name" if name.endswith("SERVER__NAME") and "CLIENT" not in name else f"`{show(field, value)}`"

@@ -1,7 +1,7 @@
-"""Logs: a record is one line, as text for people or as a JSON object for collectors; so are uncaught exceptions and warnings.
+"""Logs: a record is one line, as text for people or as a JSON object for collectors; so are warnings and uncaught exceptions.
 
-The names in JSON are those that collectors map by themselves: `time` (RFC 3339), `severity`, `message`, `logger`, `trace_id` and `span_id` (OpenTelemetry's
-trace context in other log formats), `exception.stacktrace` (its semantic conventions), and those that `extra` adds.
+The names in JSON are those that collectors map by themselves: `time` (RFC 3339), `severity`, `message`, `logger`, `trace_id` and `span_id`
+(OpenTelemetry's trace context in other log formats), `exception.stacktrace` (its semantic conventions), and those that `extra` adds.
 """
 
 import json
@@ -10,82 +10,73 @@ import sys
 import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 from .discovery.errors import printable
 
 LONGEST = 32_768
-"""The number of characters of a value that are logged; collectors cut longer lines themselves."""
+"""The number of characters of a value that are logged; collectors cut longer lines."""
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
 
-class _Text(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        lines = [f"{moment} {record.levelname:<7} {record.name}: {_message(record)}", *_stack(record, self).splitlines()]
-        return "\n".join(printable(line) for line in lines)
+class Line(logging.Formatter):
+    """Formats any record without an error. form: console or json. In console, a traceback follows on lines of its own."""
 
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self._json = form == "json"
 
-class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "severity": record.levelname,
-            "logger": record.name,
-            "message": _message(record),
-            **_trace_context(),
-        }
-        if stack := _stack(record, self):
-            fields["exception.stacktrace"] = stack
+        try:
+            message = _text(record.getMessage())
+        except Exception:  # arguments that do not fit
+            message = f"{_text(record.msg)} {_text(record.args)}"
+        error = self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+        stack = _text("\n".join(filter(None, (error, record.stack_info))))
+        moment = datetime.fromtimestamp(record.created, UTC)
+        if not self._json:
+            line = f"{moment.astimezone():%H:%M:%S} {record.levelname:<7} {record.name}: {message}"
+            return "\n".join(map(printable, [line, *stack.splitlines()]))
+        fields = {"time": moment.isoformat(timespec="milliseconds"), "severity": record.levelname, "logger": record.name}
+        fields |= {"message": message, **_trace_context(), **({"exception.stacktrace": stack} if stack else {})}
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        return "{" + ", ".join(f"{_json(name)}: {_json(value)}" for name, value in (fields | extra | fields).items()) + "}"
+        return "{" + ", ".join(f"{_value(name)}: {_value(value)}" for name, value in (fields | extra | fields).items()) + "}"
 
 
-def configure(level: str, format: str) -> None:
-    """Log to standard output in a format of settings.Log."""
+def configure(level: str, form: str) -> None:
+    """Log to standard output; level and form as in settings.Log."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Json() if format == "json" else _Text())
+    handler.setFormatter(Line(form))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     logger = logging.getLogger("uncaught")
     sys.excepthook = lambda *error: logger.critical("uncaught exception", exc_info=error)
     sys.unraisablehook = lambda at: logger.error("%s %r", at.err_msg or "exception ignored in", at.object, exc_info=at.exc_value)
-    threading.excepthook = lambda at: logger.critical("uncaught exception in a thread", exc_info=at.exc_value)
+    threading.excepthook = lambda at: logger.critical("uncaught exception in %s", at.thread, exc_info=at.exc_value)
 
 
-def print_errors(origin: str, sentences: Iterable[str], format: str) -> None:
-    """Print what keeps the program from starting on standard error, in a format of settings.Log."""
+def print_errors(origin: str, sentences: Iterable[str], form: str) -> None:
+    """Print on standard error what keeps the program from starting."""
     for sentence in sentences:
         record = logging.makeLogRecord({"name": origin, "levelname": "ERROR", "msg": sentence})
-        print(_Json().format(record) if format == "json" else printable(f"{origin}: {sentence}"), file=sys.stderr)
-
-
-def _message(record: logging.LogRecord) -> str:
-    try:
-        return _text(record.getMessage())
-    except Exception:  # arguments that do not fit
-        return f"{_text(record.msg)} {_text(record.args)}"
-
-
-def _stack(record: logging.LogRecord, formatter: logging.Formatter) -> str:
-    error = formatter.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
-    return _text("\n".join(filter(None, (error, record.stack_info))))
+        print(Line(form).format(record) if form == "json" else printable(f"{origin}: {sentence}"), file=sys.stderr)
 
 
 def _trace_context() -> dict[str, str]:
     trace = sys.modules.get("opentelemetry.trace")
-    context = trace.get_current_span().get_span_context() if trace is not None else None
+    context = trace.get_current_span().get_span_context() if trace else None
     return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"} if context and context.is_valid else {}
 
 
-def _json(value: object) -> str:
+def _value(value: object) -> str:
     """A value in JSON, or its text where JSON cannot hold it: cycles, NaN, half a surrogate pair, too much."""
     try:
-        if not isinstance(value, str):
-            written = json.dumps(value, default=_text, allow_nan=False)
-            json.dumps(value, default=_text, ensure_ascii=False).encode()
-            if len(written) <= LONGEST:
-                return written
+        written = json.dumps(value, default=_text, allow_nan=False)
+        if (
+            not isinstance(value, str)
+            and len(written) <= LONGEST
+            and json.dumps(value, default=_text, ensure_ascii=False).encode()
+        ):
+            return written
     except (TypeError, ValueError, RecursionError):
         pass
     return json.dumps(_text(value))

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NoReturn
@@ -15,9 +16,7 @@ from .. import logs
 from ..defaults import PREFIX
 from ..discovery import DiscoveryError
 from ..tls import TlsError
-from . import sources, validation
-from .settings import Settings, leaves
-from .sources import SettingsError
+from . import Settings, SettingsError, sources, validation
 from .types import text
 
 
@@ -25,104 +24,88 @@ class StartError(Exception):
     """Something that the program needs is not available, such as a port; the text says what, and what to do."""
 
 
-def load(role: str = "") -> Settings:
-    """The settings in effect. Exits with status 2 and a sentence for each mistake if they are invalid. `role` is server or client."""
+def load() -> Settings:
+    """The settings in effect. Exits with status 2 and a sentence for each mistake if they are invalid."""
     try:
         settings = Settings()
-        problems = list(validation.wrong_options(settings, role))
+        problems = list(validation.contradictions(settings))
     except ValidationError as error:
-        problems = list(sentences(error))
+        problems = list(_sentences(error))
     except SettingsError as error:
         problems = str(error).splitlines()
-    return settings if not problems else refuse("settings", 2, *problems)
+    return _refuse("settings", 2, *problems) if problems else settings
 
 
-def run(role: str, description: str, start: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+def run(name: str, description: str, start: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
     """The command line of server and load generator. Exit status 0 after a signal, 1 if it cannot start, 2 for settings that cannot
     be used."""
-    parser = argparse.ArgumentParser(prog=f"python -m {__package__.split('.')[0]}.{role}", description=description)
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__.split('.')[0]}.{name}", description=description)
     parser.add_argument("--print-settings", action="store_true", help="print the settings in effect, and exit")
     arguments = parser.parse_args()
-    settings = load(role)
+    settings = load()
     if arguments.print_settings:
         return print_settings(settings)
     logs.configure(settings.log.level, settings.log.format)
     for warning in validation.warnings(settings):
-        logging.getLogger("settings").warning("%s", qualified(warning))
+        logging.getLogger("settings").warning("%s", _qualified(warning))
     try:
         asyncio.run(start(settings))
     except (DiscoveryError, SettingsError, TlsError) as error:
-        refuse("settings", 2, str(error))
+        _refuse("settings", 2, str(error))
     except StartError as error:
-        refuse(role, 1, str(error))
+        _refuse(name, 1, str(error))
 
 
-def refuse(origin: str, status: int, *problems: str) -> NoReturn:
-    """Exit with these sentences on standard error, in the format of the logs as far as that can be read."""
-    try:
-        written = sources.read()
-    except SettingsError:
-        written = sources.environment()
-    value, _ = written.get(f"{PREFIX}LOG__FORMAT", ("console", ""))
-    logs.print_errors(origin, map(qualified, problems), "json" if value == "json" else "console")
-    raise SystemExit(status)
-
-
-_NAMES = re.compile(rf"(?<!\w)(?={'|'.join(name.removeprefix(PREFIX) for name, _, _ in leaves(Settings))})")
-
-
-def qualified(sentence: str) -> str:
-    """The sentence with the prefix added to each name of a setting."""
-    return _NAMES.sub(PREFIX, sentence)
-
-
-def sentences(error: ValidationError) -> Iterator[str]:
-    """A sentence for each mistake, with the name of the setting without the prefix, and the file that it is in."""
-    written = sources.read()
-    known = {name: field for name, field, _ in leaves(Settings)}
-    mistakes: dict[str, Any] = {}
-    for mistake in error.errors():
-        path = (PREFIX + "__".join(str(part) for part in mistake["loc"])).upper() + "__"
-        # One for each setting: a value that may be of several types has one for each of them.
-        mistakes.setdefault(next((name for name in known if path.startswith(f"{name}__")), ""), mistake)
-    for name, mistake in mistakes.items():
-        reason = mistake["msg"].removeprefix("Value error, ")
-        if not name:
-            yield from reason.splitlines()
-            continue
-        value, origin = written.get(name, ("", "the environment"))
-        place = "" if origin == "the environment" else f" in {origin}"
-        yield f"{name.removeprefix(PREFIX)}={'***' if is_secret(known[name]) else repr(value)}{place} is invalid: {reason}"
-
-
-def is_secret(field: FieldInfo) -> bool:
-    """Whether a setting's value must not be shown."""
-    return "SecretStr" in repr(field.annotation)
+def print_settings(settings: Settings) -> None:
+    """Print a NAME=value line for each setting, as in a `.env` file."""
+    for name, field, value in sources.leaves(settings):
+        shown = show(field, value)
+        if not re.fullmatch(r"[\w@%+=:,./*-]*", shown, re.ASCII):
+            # Single quotes are the same to a shell, but there is no escape in them.
+            escaped = re.sub(r'["\\]', r"\\\g<0>", shown).replace("\n", "\\n").replace("\r", "\\r")
+            shown = f"'{shown}'" if escaped.replace('\\"', '"') == shown and "'" not in shown else f'"{escaped}"'
+        print(f"{name}={shown}")
 
 
 def show(field: FieldInfo, value: Any) -> str:
     """A value as it is written in the environment; a secret as asterisks."""
-    if value is None:
-        return "none"
-    if isinstance(value, SecretStr):
-        return "***"
+    if value is None or isinstance(value, SecretStr):
+        return "none" if value is None else "***"
     if isinstance(value, bool | dict | tuple):
         return json.dumps(value)
     return text(value) if isinstance(value, float) and "seconds" in f"{field.annotation}{field.metadata}" else str(value)
 
 
-def print_settings(settings: Settings) -> None:
-    """Print a NAME=value line for each setting, as in a `.env` file."""
-    for name, field, value in leaves(settings):
-        print(f"{name}={_quoted(show(field, value))}")
+def _refuse(origin: str, status: int, *problems: str) -> NoReturn:
+    """Exit with these sentences on standard error, in the format of the logs as far as it can be read."""
+    name = f"{PREFIX}LOG__FORMAT"
+    try:
+        form, _ = sources.read().get(name, ("", ""))
+    except SettingsError:
+        form = os.environ.get(name, "")
+    logs.print_errors(origin, map(_qualified, problems), form)
+    raise SystemExit(status)
 
 
-def _quoted(value: str) -> str:
-    """As python-dotenv reads it; in single quotes, where they suffice, also as a shell does."""
-    if re.fullmatch(r"[\w@%+=:,./*-]*", value, re.ASCII):
-        return value
-    if "\\" not in value and "'" not in value and value.isprintable():
-        return f"'{value}'"
-    for character, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r")):
-        value = value.replace(character, escaped)
-    return f'"{value}"'
+_NAMES = re.compile(rf"(?<!\w)(?={'|'.join(name.removeprefix(PREFIX) for name, _, _ in sources.leaves(Settings))})")
+
+
+def _qualified(sentence: str) -> str:
+    """The sentence with the prefix added to each name of a setting."""
+    return _NAMES.sub(PREFIX, sentence)
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    """A sentence for each setting that is invalid, with its name without the prefix, and the file that it is in."""
+    written = sources.read()
+    known = {name: field for name, field, _ in sources.leaves(Settings)}
+    mistakes: dict[str, Any] = {}
+    # A value that may have one of several types has a mistake for each of them; the deepest one says the most.
+    for mistake in sorted(error.errors(), key=lambda mistake: -len(mistake["loc"])):
+        path = (PREFIX + "__".join(map(str, mistake["loc"]))).upper() + "__"
+        mistakes.setdefault(next(name for name in known if path.startswith(f"{name}__")), mistake)
+    for name, mistake in mistakes.items():
+        value, origin = written.get(name, ("", sources.ENVIRONMENT))
+        shown = "***" if "SecretStr" in repr(known[name].annotation) else repr(value)
+        place = "" if origin == sources.ENVIRONMENT else f" in {origin}"
+        yield f"{name.removeprefix(PREFIX)}={shown}{place} is invalid: {mistake['msg'].removeprefix('Value error, ')}"

@@ -1,6 +1,6 @@
 """Your own settings: a field here is {{ cookiecutter.__prefix }}SERVICE__<NAME> in the environment."""
 
-from .sections import Section
+from .types import Section
 
 
 class Service(Section):

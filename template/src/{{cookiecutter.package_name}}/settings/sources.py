@@ -5,16 +5,19 @@ import contextlib
 import difflib
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dotenv.parser import parse_stream
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from ..defaults import PREFIX
 
 DIRECTORY = f"{PREFIX}SETTINGS_DIR"
 """The variable that names the folder."""
+ENVIRONMENT = "the environment"
 
 Written = dict[str, tuple[str, str]]
 """For each name, in capitals: its value and its origin."""
@@ -26,35 +29,44 @@ class SettingsError(Exception):
 
 def read() -> Written:
     """Everything whose name has the prefix. Raises SettingsError."""
-    found = _dotenv(Path(".env")) | environment()
+    found = _dotenv(Path(".env")) | _prefixed(os.environ, ENVIRONMENT)
     directory, _ = found.pop(DIRECTORY, ("", ""))
-    return _mounted(directory) | found
+    if not directory:
+        return found
+    with _readable(f"{DIRECTORY}={directory}"):
+        paths = [path for path in sorted(Path(directory).iterdir()) if path.name.upper().startswith(PREFIX)]
+    return {path.name.upper(): (_text(path).strip(), str(path)) for path in paths} | found
 
 
-def environment() -> Written:
-    """What is set in the environment."""
-    return _prefixed(os.environ, "the environment")
-
-
-def nested(written: Written, known: Sequence[str]) -> dict[str, Any]:
-    """The values by section; `none` is None. Raises SettingsError for each name that is not `known`."""
-    if unknown := [_unknown(name, written[name][1], known) for name in written if name not in known]:
-        raise SettingsError("\n".join(unknown))
-    sections: dict[str, Any] = {"service": {}}
-    for name, (value, _) in written.items():
-        *path, last = name.removeprefix(PREFIX).lower().split("__")
+def nested(written: Written, model: type[BaseModel]) -> dict[str, Any]:
+    """The values by section; `none` is None. Raises SettingsError for each name that is no setting of the model."""
+    known = [name.removeprefix(PREFIX) for name, _, _ in leaves(model)]
+    unknown, sections = [], dict[str, Any](service={})
+    for name, (value, origin) in written.items():
+        short = name.removeprefix(PREFIX)
+        if short not in known:
+            near = difflib.get_close_matches(short, known, 1)
+            advice = f"did you mean {PREFIX}{near[0]}?" if near else "--print-settings lists all"
+            unknown.append(f"{name} in {origin} is not a setting; {advice}")
+            continue
+        *path, last = short.lower().split("__")
         section = sections
         for part in path:
             section = section.setdefault(part, {})
         section[last] = None if value == "none" else value
+    if unknown:
+        raise SettingsError("\n".join(unknown))
     return sections
 
 
-def _unknown(name: str, origin: str, known: Sequence[str]) -> str:
-    short = [each.removeprefix(PREFIX) for each in known]
-    near = difflib.get_close_matches(name.removeprefix(PREFIX), short, 1)
-    advice = f"did you mean {PREFIX}{near[0]}?" if near else "--print-settings lists all"
-    return f"{name} in {origin} is not a setting; {advice}"
+def leaves(section: BaseModel | type[BaseModel], path: str = PREFIX) -> Iterator[tuple[str, FieldInfo, object]]:
+    """(environment name, field, value) of every setting below a section; of a class, the defaults."""
+    for name, field in (section if isinstance(section, type) else type(section)).model_fields.items():
+        value = field.get_default() if isinstance(section, type) else getattr(section, name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation if isinstance(section, type) else value, f"{path}{name.upper()}__")
+        else:
+            yield path + name.upper(), field, value
 
 
 def _prefixed(values: Mapping[str, str], origin: str) -> Written:
@@ -62,21 +74,13 @@ def _prefixed(values: Mapping[str, str], origin: str) -> Written:
 
 
 def _dotenv(path: Path) -> Written:
-    """Without expansion of `$`, which a password may contain."""
     values: dict[str, str] = {}
+    # Not dotenv_values, which expands `$` and skips lines that it cannot read.
     for line in parse_stream(io.StringIO(_text(path) if os.path.lexists(path) else "")):
         if line.error and PREFIX in line.original.string.upper():
             raise SettingsError(f"the file {path} cannot be read: line {line.original.line} is not NAME=value")
         values[line.key or ""] = line.value or ""
     return _prefixed(values, str(path))
-
-
-def _mounted(directory: str) -> Written:
-    if not directory:
-        return {}
-    with _readable(f"{DIRECTORY}={directory}"):
-        paths = [path for path in sorted(Path(directory).iterdir()) if path.name.upper().startswith(PREFIX)]
-    return {path.name.upper(): (_text(path).strip(), str(path)) for path in paths}
 
 
 def _text(path: Path) -> str:
