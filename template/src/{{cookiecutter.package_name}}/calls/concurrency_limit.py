@@ -6,45 +6,43 @@ gRPC's own limit (maximum_concurrent_rpcs) also rejects health checks, so Kubern
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 SMALL = 16 * 1024
 """Requests up to this size, in bytes, are not counted: a thousand of them fit."""
-READERS, PATIENCE = 16, 5.0
-"""How many requests are received at once, because gRPC receives a message as a whole, and the seconds after which a slow sender does not
-count any more."""
+READERS, PATIENCE = 8, 5.0
+"""How many requests are received at once, because gRPC receives a message as a whole; and the seconds for which a slow sender counts, and
+a request waits for others to end."""
 
 
 class ConcurrencyLimit:
     """Rejects calls above `calls` concurrent ones, and lets requests wait while those in flight have `size` bytes; None is no limit.
 
-    what: named in errors and in the log.   setting: what raises the limit.   For one event loop.
+    what: named in errors.   setting: named in the log, once a second.   For one event loop.
     """
 
     def __init__(self, calls: int | None = None, size: int | None = None, *, what: str = "calls", setting: str = "") -> None:
         self._calls = calls
         self._size = size
-        self._sentence = f"concurrency limit reached: {calls} {what}"
+        self._too_many = f"concurrency limit reached: {calls} {what}"
+        self._too_large = f"limit of requests in flight reached: {size} bytes"
         self._setting = f" ({setting})" if setting else ""
         self._running = 0
         self._bytes = 0
-        self._rejected = 0
+        self._rejected: Counter[str] = Counter()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.readers: dict[Any, float] = {}
         """The calls whose request is being received, each with the monotonic time since when."""
 
     def enter(self) -> str:
-        """Admit a call; otherwise the reason why it is rejected, which is logged once a second."""
+        """Admit a call; otherwise the reason why it is rejected."""
         if self._calls is None or self._running < self._calls:
             self._running += 1
             return ""
-        if not self._rejected:
-            asyncio.get_running_loop().call_later(1.0, self._report)
-        self._rejected += 1
-        return self._sentence
+        return self._reject(self._too_many)
 
     def leave(self) -> None:
         """A call that was admitted has ended."""
@@ -67,11 +65,15 @@ class ConcurrencyLimit:
             else:
                 self.readers.pop(slowest, None)
 
-    async def hold(self, size: int) -> None:
-        """Wait until a request of `size` bytes fits among those in flight, and count it until `release`."""
+    async def hold(self, size: int) -> str:
+        """Count a request of `size` bytes until `release`, as soon as it fits among those in flight; otherwise the reason why not."""
+        end = time.monotonic() + PATIENCE
         while self._size is not None and self._bytes and self._bytes + size > self._size:
-            await self._change()
+            if (left := end - time.monotonic()) <= 0:
+                return self._reject(self._too_large)
+            await self._change(left)
         self._bytes += size
+        return ""
 
     def release(self, size: int) -> None:
         """A request of `size` bytes is in flight no more."""
@@ -90,6 +92,13 @@ class ConcurrencyLimit:
         self._waiting.append(waiter)
         await asyncio.wait({waiter}, timeout=timeout)
 
+    def _reject(self, reason: str) -> str:
+        if not self._rejected:
+            asyncio.get_running_loop().call_later(1.0, self._report)
+        self._rejected[reason] += 1
+        return reason
+
     def _report(self) -> None:
-        rejected, self._rejected = self._rejected, 0
-        logger.warning("%s%s; rejected in a second: %d", self._sentence, self._setting, rejected)
+        for reason, count in self._rejected.items():
+            logger.warning("%s%s; calls rejected in a second: %d", reason, self._setting, count)
+        self._rejected.clear()

@@ -103,15 +103,17 @@ class CallContext:
     async def abort_with_status(self, status: Any) -> None:
         await self.abort(status.code, status.details, tuple(status.trailing_metadata or ()))
 
-    def release(self) -> None:
+    def release(self, _: object = None) -> None:
         """The last request that was read is in flight no more."""
         if self._held:
             self.method.limit.release(self._held)
             self._held = 0
 
     async def _hold(self, size: int) -> None:
-        await self.method.limit.hold(size)
+        if reason := await self.method.limit.hold(size):
+            await self._context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
         self._held = size
+        self._context.add_done_callback(self.release)  # by then the response has been sent, which may be as large
 
     def _parsed(self, raw: bytes) -> Any:
         try:

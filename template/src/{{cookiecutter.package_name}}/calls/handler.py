@@ -72,7 +72,6 @@ class Calls:
             except BaseException as error:
                 return await _guard(path, context, error)
             finally:
-                context.release()
                 limit.leave()
                 if telemetry is not None and started is not None:
                     telemetry.end(started, _code(received, ended), context.error)

@@ -70,7 +70,7 @@ async def build(settings: Settings, services: Sequence[Service]) -> App:
     drain = asyncio.Event()
     authorization = None if allowed is None else Authorization(allowed)
     around = functools.partial(Calls, name=limits.name, drain=drain)
-    setting = f"{PREFIX}SERVER__MAX_CONCURRENT_RPCS"
+    setting = f"{PREFIX}SERVER__MAX_CONCURRENT_RPCS, {PREFIX}SERVER__MAX_BYTES_IN_FLIGHT"
     limit = ConcurrencyLimit(limits.max_concurrent_rpcs, limits.max_bytes_in_flight, setting=setting)
     measured = telemetry.ServerTelemetry(limits.host, limits.port) if telemetry.enabled() else None
     calls = around(authorization=authorization, limit=limit, telemetry=measured)
