@@ -1,5 +1,6 @@
 """The manifests, rendered by kubectl without a cluster: every overlay, checked against the programs' settings."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dotenv import dotenv_values
 
 ROOT = Path(__file__).parents[1]
 PREFIX = "{{ cookiecutter.__prefix }}"
@@ -41,22 +43,23 @@ def settings(overlay: str, program: str) -> dict[str, str]:
     container = pods(overlay)[program]["containers"][0]
     maps = {item["metadata"]["name"]: item["data"] for item in objects(overlay) if item["kind"] == "ConfigMap"}
     given = {name: value for source in container["envFrom"] for name, value in maps[source["configMapRef"]["name"]].items()}
-    given |= {entry["name"]: entry.get("value", "10.1.2.3") for entry in container.get("env", [])}
+    memory = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) * 2**20
+    sources = {"fieldRef": "10.1.2.3", "resourceFieldRef": str(memory)}
+    for entry in container.get("env", []):
+        given[entry["name"]] = entry["value"] if "value" in entry else sources[next(iter(entry["valueFrom"]))]
     given.pop(f"{PREFIX}SETTINGS_DIR", None)  # a folder of the pod
     clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     command = [sys.executable, *container["args"], "--print-settings"]
     environment = {**clean, **given, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, cwd=ROOT / "deploy", env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    pairs = (line.split("=", 1) for line in done.stdout.splitlines() if line.startswith(PREFIX))
-    return {name.removeprefix(PREFIX): value for name, value in pairs}
+    printed = dotenv_values(stream=io.StringIO(done.stdout), interpolate=False)
+    return {name.removeprefix(PREFIX): value or "" for name, value in printed.items()}
 
 
 def seconds(duration: str) -> float:
     """A printed duration in seconds."""
-    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
-    unit = duration.lstrip("0123456789.")
-    return float(duration.removesuffix(unit)) * units[unit]
+    return float(duration.removesuffix("s"))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -1,6 +1,7 @@
 """What kubectl makes of a baked project's deploy/: objects by kind and name, and which connections the network policies admit."""
 
 import functools
+import io
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dotenv import dotenv_values
 
 from tests.bake import ROOT, SLUG, bake
 
@@ -89,9 +91,11 @@ def environment(mode: str, role: str, *components: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for source in container["envFrom"]:
         found |= of_kind(mode, "ConfigMap", *components)[source["configMapRef"]["name"]]["data"]
-    examples = {"status.podIP": "10.1.2.3", "metadata.namespace": "team"}
+    memory = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) * 2**20
+    examples = {"status.podIP": "10.1.2.3", "metadata.namespace": "team", "limits.memory": str(memory)}
     for entry in container.get("env", []):
-        field = entry.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
+        source = entry.get("valueFrom", {})
+        field = source.get("fieldRef", {}).get("fieldPath") or source.get("resourceFieldRef", {}).get("resource")
         value = entry["value"] if "value" in entry else examples.get(field, "")
         found[entry["name"]] = value.replace("$(POD_NAMESPACE)", examples["metadata.namespace"])
     return found
@@ -108,16 +112,13 @@ def settings(mode: str, role: str, *components: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(command, cwd=empty, env=clean | given, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    pairs = (line.split("=", 1) for line in done.stdout.splitlines() if line.startswith(PREFIX))
-    return {name.removeprefix(PREFIX): value for name, value in pairs}
+    printed = dotenv_values(stream=io.StringIO(done.stdout), interpolate=False)
+    return {name.removeprefix(PREFIX): value or "" for name, value in printed.items()}
 
 
 def seconds(setting: str) -> float:
     """A duration as settings print it."""
-    for end, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
-        if setting.endswith(end):
-            return float(setting.removesuffix(end)) * factor
-    raise ValueError(setting)
+    return float(setting.removesuffix("s"))
 
 
 @dataclass(frozen=True)
