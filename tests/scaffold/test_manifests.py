@@ -83,6 +83,13 @@ def test_the_pods_have_the_time_that_a_drain_takes(mode: str) -> None:
     assert pods(mode)[CLIENT]["spec"]["terminationGracePeriodSeconds"] >= seconds(settings(mode, "client")["CLIENT__TIMEOUT"]) + 5
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_server_has_its_memory_limit(mode: str) -> None:
+    """By the downward API, so that the settings refuse requests in flight that do not fit."""
+    limit = pods(mode)[SERVER]["spec"]["containers"][0]["resources"]["limits"]["memory"]
+    assert settings(mode, "server")["SERVER__MEMORY_LIMIT"] == str(int(limit.removesuffix("Mi")) * 2**20)
+
+
 @pytest.mark.parametrize("role", ["server", "client"])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_variable_is_a_setting(mode: str, role: str) -> None:
