@@ -58,11 +58,12 @@ class Calls:
                 return await self._reject(path, received, grpc.StatusCode.PERMISSION_DENIED, reason)
             if reason := limit.enter():
                 return await self._reject(path, received, grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
-            started = None if telemetry is None else telemetry.start(path, received)
+            started, ended = None, False
             context = CallContext(received, method)
             current.set(context)
-            ended = False
             try:
+                if telemetry is not None:
+                    started = telemetry.start(path, received)
                 response = await behavior(context)
                 ended = True
                 # With a status other than OK, gRPC sends no response.

@@ -25,9 +25,9 @@ from .health import Health
 from .interceptors import interceptors
 from .options import server_options
 
+LIMITS = f"{PREFIX}SERVER__MAX_CONCURRENT_RPCS, {PREFIX}SERVER__MAX_BYTES_IN_FLIGHT"
 CHECKS, WATCHES, ADMIN_CALLS = 100, 1000, 100
-"""The limits of concurrent health checks, of health watches, each of which takes memory until its client leaves, and of calls to reflection
-and channelz."""
+"""Concurrent health checks, health watches, which take memory until their clients leave, and calls of reflection and channelz."""
 
 
 @dataclass
@@ -65,38 +65,36 @@ class App:
 
 async def build(settings: Settings, services: Sequence[Service]) -> App:
     """The server, not started. Raises StartError if a port or the address is not available, TlsError if certificates are not usable."""
-    certificates = server_files(settings)
-    mutual, allowed, limits = settings.tls.mode == "mtls", settings.tls.allowed_clients, settings.server
-    drain = asyncio.Event()
+    own, mutual, drain = settings.server, settings.tls.mode == "mtls", asyncio.Event()
+    allowed = settings.tls.allowed_clients
     authorization = None if allowed is None else Authorization(allowed)
-    around = functools.partial(Calls, name=limits.name, drain=drain)
-    setting = f"{PREFIX}SERVER__MAX_CONCURRENT_RPCS, {PREFIX}SERVER__MAX_BYTES_IN_FLIGHT"
-    limit = ConcurrencyLimit(limits.max_concurrent_rpcs, limits.max_bytes_in_flight, setting=setting)
-    measured = telemetry.ServerTelemetry(limits.host, limits.port) if telemetry.enabled() else None
+    limit = ConcurrencyLimit(own.max_concurrent_rpcs, own.max_bytes_in_flight, setting=LIMITS)
+    measured = telemetry.ServerTelemetry(own.host, own.port) if telemetry.enabled() else None
+    around = functools.partial(Calls, name=own.name, drain=drain)
     calls = around(authorization=authorization, limit=limit, telemetry=measured)
     admin = around(authorization=authorization, limit=ConcurrencyLimit(ADMIN_CALLS, what="calls of reflection and channelz"))
-    checks = around(
-        limit=ConcurrencyLimit(CHECKS, what="health checks"), stream_limit=ConcurrencyLimit(WATCHES, what="health watches")
-    )
+    # Watches have a limit of their own, or they would keep probes out.
+    checks = around(limit=ConcurrencyLimit(CHECKS, what="checks"), stream_limit=ConcurrencyLimit(WATCHES, what="watches"))
 
+    certificates = server_files(settings)
     server = grpc.aio.server(options=server_options(settings), interceptors=interceptors(settings))
     for service in services:
         service.register(service.servicer, calls.on(server))
     health_servicer = Health(services)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, checks.on(server))
     # With mTLS, internals are not exposed to every client unless a setting says so.
-    if not mutual if limits.reflection is None else limits.reflection:
+    if not mutual if own.reflection is None else own.reflection:
         listed = [*(service.name for service in services), health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(listed), admin.on(server))
         channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), admin.on(server))
 
     credentials = None if certificates is None else certificates.server_credentials(require_client=mutual)
-    port = _open(server, settings, "PORT", limits.port, credentials)
+    port = _open(server, settings, "PORT", own.port, credentials)
     health_server, health_port = None, None
-    if limits.health_port is not None:
+    if own.health_port is not None:
         health_server = grpc.aio.server(options=server_options(settings))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, checks.on(health_server))
-        health_port = _open(health_server, settings, "HEALTH_PORT", limits.health_port, None)
+        health_port = _open(health_server, settings, "HEALTH_PORT", own.health_port, None)
     return App(server, health_servicer, drain, limit, port, health_server, health_port, certificates)
 
 
