@@ -28,13 +28,12 @@ from .target import parse as parse_target
 from .tls.certificates import CertificateFiles
 from .tls.diagnostics import explain_tls
 from .xds.runtime import status, wait_until_synced
-from .xds.service_config import NO_RETRY, service_config_problems
+from .xds.service_config import service_config_problems
 
 if TYPE_CHECKING:
     from .registration.registrar import Registrar
 
 __all__ = [
-    "NO_RETRY",
     "Backoff",
     "CertificateError",
     "CertificateFiles",

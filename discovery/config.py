@@ -135,15 +135,16 @@ class Outliers:
     threshold: the percentage of a server's calls within `interval` that must have failed.
     min_requests: the number of calls within `interval` below which a server is not evaluated.
     ejection: how long the first ejection lasts; each further one is longer by this time, up to `max_ejection`.
-    max_percent: no further server is ejected once this percentage is; with 30, one of three. A single server never is.
+    max_percent: no further server is ejected once this percentage is; with 30, two of four. A single server never is.
+    The defaults are gRPC's.
     """
 
     threshold: int = 85
-    interval: float = 5.0
-    min_requests: int = 5
-    ejection: float = 10.0
-    max_ejection: float = 60.0
-    max_percent: int = 30
+    interval: float = 10.0
+    min_requests: int = 50
+    ejection: float = 30.0
+    max_ejection: float = 300.0
+    max_percent: int = 10
 
     def __post_init__(self) -> None:
         for name, value in (("threshold", self.threshold), ("max_percent", self.max_percent)):

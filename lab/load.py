@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,8 @@ from discovery.target import parse
 CHECK = "/grpc.health.v1.Health/Check"
 SERVED_BY = "x-served-by"
 """The metadata by which a server names itself, initial or, in a unary call, trailing."""
+BACKOFFS = (0.1, 0.2)
+"""Seconds, the most before a second and a third attempt."""
 MAX_IN_FLIGHT = 1000
 """Concurrent calls; calls above this number are not made."""
 
@@ -32,15 +35,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Options:
-    """How calls are made; the defaults are those of a generated project's client.
+    """How calls are made; the defaults are those of a generated project's client, but that it has a budget for retries.
 
-    timeout: seconds.   retries: whether a call that ends with UNAVAILABLE is retried, three attempts in all.   outliers: whether
-    a server that fails calls is ejected for a while.   config: the registry's part.
+    timeout: seconds.   retries: whether a call that ends with UNAVAILABLE is retried, three attempts in all.   outliers: when a
+    server that fails calls is ejected for a while, None for never.   config: the registry's part.
     """
 
     timeout: float = 2.0
     retries: bool = True
-    outliers: bool = True
+    outliers: discovery.Outliers | None = None
     config: discovery.Config = field(default_factory=discovery.Config)
 
 
@@ -52,25 +55,26 @@ class Client:
 
     def __init__(self, target: str, options: Options = Options(), method: str = CHECK) -> None:
         self._options = options
-        config = replace(options.config, outliers=discovery.Outliers() if options.outliers else None)
+        config = replace(options.config, outliers=options.outliers)
         self.channel = discovery.aio.insecure_channel(target, channel_options(target, options), config=config)
         self._method: Any = self.channel.unary_unary(method)
 
     async def call(self, timeout: float | None = None) -> str:
         """The name of the server that has answered, empty where it does not say. Raises grpc.aio.AioRpcError."""
-        call = self._method(b"", timeout=timeout or self._options.timeout)
-        try:
-            await call
-        except grpc.aio.AioRpcError as error:
-            # gRPC does not retry a call whose initial metadata has arrived; but a Check changes nothing, so it is safe to repeat here.
-            if (
-                error.code() is not grpc.StatusCode.UNAVAILABLE
-                or not self._options.retries
-                or not served_by(await call.initial_metadata())
-            ):
-                raise
-            call = self._method(b"", timeout=timeout or self._options.timeout)
-            await call
+        end = time.monotonic() + (timeout or self._options.timeout)
+        for backoff in BACKOFFS if self._options.retries else ():
+            try:
+                return await self._attempt(end)
+            except grpc.aio.AioRpcError as error:
+                delay = random.uniform(0.0, backoff)
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() + delay >= end:
+                    raise
+                await asyncio.sleep(delay)
+        return await self._attempt(end)
+
+    async def _attempt(self, end: float) -> str:
+        call = self._method(b"", timeout=end - time.monotonic())
+        await call
         return served_by(await call.initial_metadata()) or served_by(await call.trailing_metadata())
 
     async def __aenter__(self) -> "Client":
@@ -152,21 +156,13 @@ def service_config(target: str, options: Options) -> str:
     single = where.scheme == "passthrough"
     balancing: dict[str, Any] = {"pick_first" if single else "round_robin": {}}
     if options.outliers and not single and not where.ours:
-        balancing = {"outlier_detection_experimental": _outlier_detection(discovery.Outliers(), balancing)}
+        balancing = {"outlier_detection_experimental": _outlier_detection(options.outliers, balancing)}
     config: dict[str, Any] = {"loadBalancingConfig": [balancing]}
-    if not single:
+    if single:
+        # All attempts pass before an address in front of all has left out a server that was killed.
+        config["methodConfig"] = [{"name": [{}], "waitForReady": True}]
+    else:
         config["healthCheckConfig"] = {"serviceName": ""}
-    if options.retries:
-        policy = {
-            "maxAttempts": 3,
-            "initialBackoff": "0.1s",
-            "maxBackoff": "1s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-        # Three attempts pass before an address in front of all has left out a server that was killed.
-        config["methodConfig"] = [{"name": [{}], "retryPolicy": policy, **({"waitForReady": True} if single else {})}]
-        config["retryThrottling"] = {"maxTokens": 100, "tokenRatio": 0.1}
     return json.dumps(config)
 
 

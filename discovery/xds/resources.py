@@ -18,7 +18,7 @@ from ..balancing.sharding import Parts, part_count
 from ..config import Outliers
 from ..snapshot import Endpoint, Snapshot
 from ..wire import messages_pb2 as xds
-from .service_config import NO_RETRY, Retry, ServiceConfig
+from .service_config import Retry, ServiceConfig
 
 AUTHORITY = "grpc-discovery"
 """The name of our control plane in the bootstrap and in every resource name (gRFC A47)."""
@@ -230,18 +230,13 @@ def _alike(weights: Mapping[int, int], routed: Mapping[int, int]) -> bool:
 
 def _routes(service_config: ServiceConfig, clusters: xds.WeightedCluster) -> list[xds.Route]:
     """In the order in which gRPC tries them; the last one matches every call. No timeouts: gRPC fires them 1.67 s early."""
-    plain = xds.RouteAction(weighted_clusters=clusters)
     routes = []
-    if service_config.rules:
-        off = xds.HeaderMatcher(name=NO_RETRY[0], string_match=xds.StringMatcher(exact=NO_RETRY[1]))
-        routes.append(xds.Route(match=xds.RouteMatch(prefix="", headers=[off]), route=plain))
     for rule in service_config.rules:
         whole = bool(rule.path) and not rule.path.endswith("/")
         match = xds.RouteMatch(path=rule.path) if whole else xds.RouteMatch(prefix=rule.path)
-        routes.append(
-            xds.Route(match=match, route=xds.RouteAction(weighted_clusters=clusters, retry_policy=_retry_policy(rule.retry)))
-        )
-    return [*routes, xds.Route(match=xds.RouteMatch(prefix=""), route=plain)]
+        retry = _retry_policy(rule.retry) if rule.retry else None
+        routes.append(xds.Route(match=match, route=xds.RouteAction(weighted_clusters=clusters, retry_policy=retry)))
+    return [*routes, xds.Route(match=xds.RouteMatch(prefix=""), route=xds.RouteAction(weighted_clusters=clusters))]
 
 
 def _retry_policy(retry: Retry) -> xds.RetryPolicy:

@@ -18,9 +18,6 @@ logger = logging.getLogger(__package__)
 
 OPTION = "grpc.service_config"
 
-NO_RETRY = ("discovery-retry", "off")
-"""Metadata of a call that must not be retried, whatever its method's policy; for a retry throttle."""
-
 RETRY_ON = {
     "CANCELLED": "cancelled",
     "DEADLINE_EXCEEDED": "deadline-exceeded",
@@ -50,15 +47,15 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The policy of the calls whose path is `path`, or starts with it if it ends in '/' or is empty."""
+    """The policy of the calls whose path is `path`, or starts with it if it ends in '/' or is empty; None exempts them."""
 
     path: str
-    retry: Retry
+    retry: Retry | None
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """The parsed config. health: the service to health-check (healthCheckConfig), None if not set.
+    """The parsed config. rules: the most specific first.   health: the service to health-check (healthCheckConfig), None if not set.
     outliers: the configuration of outlier_detection_experimental, None if not set."""
 
     rules: tuple[Rule, ...] = ()
@@ -73,7 +70,7 @@ def read_service_config(options: Sequence[tuple[str, Any]]) -> ServiceConfig:
         return ServiceConfig()
     try:
         config = json.loads(texts[-1])
-        rules = [rule for method in config.get("methodConfig", ()) for rule in _rules(method)]
+        rules = _rules(config.get("methodConfig", ()))
         health = config.get("healthCheckConfig", {}).get("serviceName")
         outliers = _outliers(config)
         _warn(config)
@@ -83,10 +80,7 @@ def read_service_config(options: Sequence[tuple[str, Any]]) -> ServiceConfig:
         raise TargetError(
             f"the option {OPTION} cannot be read: {type(error).__name__}: {error}; it must be a gRPC service config in JSON"
         ) from None
-    # A longer path is more specific; gRPC uses the first route that matches.
-    return ServiceConfig(
-        tuple(sorted(rules, key=lambda rule: (rule.path.endswith("/") or not rule.path, -len(rule.path)))), health, outliers
-    )
+    return ServiceConfig(rules, health, outliers)
 
 
 def service_config_problems(text: str) -> Iterator[str]:
@@ -129,27 +123,45 @@ def _unknown(found: dict[str, Any], *known: str) -> Iterator[str]:
         yield f"has '{key}', which gRPC does not know and would ignore; write one of {', '.join(sorted(known))}"
 
 
-def _rules(method: Mapping[str, Any]) -> list[Rule]:
-    for key in ("timeout", "hedgingPolicy", "waitForReady"):
-        if key in method:
-            logger.warning("the service config's %s has no effect on discovery's targets: gRPC ignores it under xDS", key)
-    if "retryPolicy" not in method:
-        return []
-    retry = _retry(method["retryPolicy"])
-    if retry is None:
-        return []
-    return [Rule(_path(name), retry) for name in method.get("name", ())]
+def _rules(entries: Sequence[Mapping[str, Any]]) -> tuple[Rule, ...]:
+    """The entry with the most specific name counts, whole: a method's, then its service's, then the default. So one without a retry
+    policy exempts what it names from broader policies."""
+    found: dict[str, Retry | None] = {}
+    for entry in entries:
+        for key in ("timeout", "hedgingPolicy", "waitForReady"):
+            if key in entry:
+                logger.warning("the service config's %s has no effect on discovery's targets: gRPC ignores it under xDS", key)
+        policy = entry.get("retryPolicy")
+        retry = None if policy is None else _retry(policy)
+        for path in map(_path, entry.get("name", ())):
+            if path in found:
+                raise TargetError(f"the option {OPTION}: two entries of methodConfig name '{path}'; gRPC refuses that")
+            found[path] = retry
+    ordered = sorted(
+        found, key=lambda path: (path.endswith("/") or not path, -len(path))
+    )  # gRPC uses the first route that matches
+    return tuple(Rule(path, found[path]) for path in ordered if found[path] or _broader(found, path))
 
 
 def _path(name: Mapping[str, str]) -> str:
     service, method = name.get("service", ""), name.get("method", "")
+    if method and not service:
+        raise TargetError(f"the option {OPTION}: the name {dict(name)} has a method without a service; gRPC refuses that")
     return f"/{service}/{method}" if service else ""
+
+
+def _broader(found: Mapping[str, Retry | None], path: str) -> Retry | None:
+    """The policy that calls of `path` would have without its entry."""
+    service = path.rpartition("/")[0] + "/"
+    return found[service] if path != service and service in found else found.get("")
 
 
 def _retry(policy: Mapping[str, Any]) -> Retry | None:
     attempts = policy["maxAttempts"]
     if not isinstance(attempts, int) or attempts < 2:
         raise TargetError(f"the option {OPTION}: maxAttempts is {attempts!r}; it must be 2 to 5")
+    if not policy["retryableStatusCodes"]:
+        raise TargetError(f"the option {OPTION}: retryableStatusCodes is empty; gRPC refuses that")
     codes = [_NUMBERS.get(code, str(code)) if isinstance(code, int) else code.upper() for code in policy["retryableStatusCodes"]]
     for code in codes:
         if code not in RETRY_ON:
@@ -173,19 +185,15 @@ def _outliers(config: Mapping[str, Any]) -> Outliers | None:
     found = [entry[_OUTLIERS] for entry in config.get("loadBalancingConfig", ()) if _OUTLIERS in entry][:1]
     if not found or "failurePercentageEjection" not in found[0]:
         return None
-    times = {
-        field: _seconds(found[0].get(key, default))
-        for field, key, default in (
-            ("interval", "interval", "10s"), ("ejection", "baseEjectionTime", "30s"), ("max_ejection", "maxEjectionTime", "300s"),
-        )
-    }  # fmt: skip
-    failures = found[0]["failurePercentageEjection"]
-    return Outliers(
-        threshold=failures.get("threshold", 85),
-        min_requests=failures.get("requestVolume", 50),
-        max_percent=found[0].get("maxEjectionPercent", 10),
-        **times,
+    balancer, failures = found[0], found[0]["failurePercentageEjection"]
+    times = {"interval": "interval", "ejection": "baseEjectionTime", "max_ejection": "maxEjectionTime"}
+    given: dict[str, Any] = {field: _seconds(balancer[key]) for field, key in times.items() if key in balancer}
+    numbers = (
+        ("threshold", failures, "threshold"),
+        ("min_requests", failures, "requestVolume"),
+        ("max_percent", balancer, "maxEjectionPercent"),
     )
+    return Outliers(**given, **{field: where[key] for field, where, key in numbers if key in where})
 
 
 def _warn(config: Mapping[str, Any]) -> None:
@@ -204,6 +212,4 @@ def _warn(config: Mapping[str, Any]) -> None:
             "the service config's balancing policy %s has no effect on discovery's targets: they use round_robin", named[0]
         )
     if "retryThrottling" in config:
-        logger.debug(
-            "the service config's retryThrottling has no effect under xDS; calls with metadata %s: %s are not retried", *NO_RETRY
-        )
+        logger.warning("the service config's retryThrottling has no effect on discovery's targets: gRPC has none under xDS")

@@ -106,7 +106,7 @@ class Harness:
     # ---- calls ----
 
     async def call(self, *, rate: float = RATE, options: Options | None = None, method: str = CHECK) -> None:
-        """Call `self.target` by the clock until the end, with the defaults of a project's client but for `options`."""
+        """Call `self.target` by the clock until the end, by default as a project's client does."""
         client = self.client = Client(self.target, options or Options(), method)
         stopping = asyncio.Event()
         calling = asyncio.create_task(Load(client, rate, self.results.append).run(stopping))

@@ -18,7 +18,7 @@ from lab.load_generator import LoadGenerator
 
 from .catalog import LIBFAKETIME, Row, fault
 from .harness import Harness
-from .servers import OFF
+from .servers import EJECTING
 
 
 def _run(*command: str) -> None:
@@ -78,13 +78,13 @@ async def _cut(harness: Harness, options: Options | None = None) -> Row:
 @fault("network cut between the client and one of three servers", "root")
 async def partitioned(harness: Harness) -> Row:
     """Only calls that were sent to it before it was ejected fail, at their deadline; it serves again once it can be reached."""
-    return await _cut(harness)
+    return await _cut(harness, EJECTING)
 
 
 @fault("network cut between the client and one of three servers, outlier detection off", "root")
 async def partitioned_without(harness: Harness) -> Row:
     """Only keepalive ejects it."""
-    return await _cut(harness, OFF)
+    return await _cut(harness)
 
 
 @fault("client out of file descriptors", quick=True)

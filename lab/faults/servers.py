@@ -7,6 +7,7 @@ import time
 
 import grpc
 
+from discovery import Outliers
 from lab.load import Options
 from lab.servers import Server
 
@@ -14,8 +15,8 @@ from .catalog import Row, fault
 from .harness import Harness
 from .stub import Behavior, Stub, failing, slow, stub
 
-OFF = Options(outliers=False)
-"""Of a client that takes no server out."""
+EJECTING = Options(outliers=Outliers(interval=5.0, min_requests=5, ejection=10.0, max_ejection=60.0, max_percent=30))
+"""Of a client that ejects a server sooner than with gRPC's defaults."""
 WATCHED = 40.0
 """Seconds for which a server that does not recover is watched."""
 
@@ -105,7 +106,7 @@ async def _frozen(harness: Harness, options: Options | None = None) -> tuple[Ser
 @fault("SIGSTOP of one of three servers")
 async def frozen(harness: Harness) -> Row:
     """Only calls that were sent to it before it was ejected fail, at their deadline; once it continues it serves again."""
-    first, note = await _frozen(harness)
+    first, note = await _frozen(harness, EJECTING)
     harness.keep_status()
     row = harness.row(bool(harness.failed()) and {result.code for result in harness.failed()} == {"DEADLINE_EXCEEDED"}, note)
     os.kill(first.process_id or 0, signal.SIGCONT)
@@ -116,7 +117,7 @@ async def frozen(harness: Harness) -> Row:
 @fault("SIGSTOP of one of three servers, outlier detection off")
 async def frozen_without(harness: Harness) -> Row:
     """Only keepalive ejects it."""
-    _, note = await _frozen(harness, OFF)
+    _, note = await _frozen(harness)
     return harness.row({result.code for result in harness.failed()} == {"DEADLINE_EXCEEDED"}, note)
 
 
@@ -141,7 +142,7 @@ async def _beside(harness: Harness, seconds: float, bad: Stub, options: Options 
 async def unavailable(harness: Harness) -> Row:
     """A call fails only where all of its three attempts met that server, one in 27, and the server is ejected."""
     bad = await _bad(harness, failing(grpc.StatusCode.UNAVAILABLE))
-    note = await _beside(harness, 12.0, bad)
+    note = await _beside(harness, 12.0, bad, EJECTING)
     return harness.row(len(harness.failed()) < len(harness.since()) / 27 and bad.seen < len(harness.since()) / 3, note)
 
 
@@ -149,7 +150,7 @@ async def unavailable(harness: Harness) -> Row:
 async def unavailable_without(harness: Harness) -> Row:
     """About one call in 27 fails, for as long as this lasts."""
     bad = await _bad(harness, failing(grpc.StatusCode.UNAVAILABLE))
-    note = await _beside(harness, 12.0, bad, OFF)
+    note = await _beside(harness, 12.0, bad)
     return harness.row(len(harness.failed()) < len(harness.since()) / 13, note)
 
 
@@ -157,7 +158,7 @@ async def unavailable_without(harness: Harness) -> Row:
 async def internal(harness: Harness) -> Row:
     """What is not retried fails, until the server is ejected: a sixth of the calls at the most."""
     bad = await _bad(harness, failing(grpc.StatusCode.INTERNAL))
-    note = await _beside(harness, WATCHED, bad)
+    note = await _beside(harness, WATCHED, bad, EJECTING)
     return harness.row(0 < len(harness.failed()) < len(harness.since()) / 6, note)
 
 
@@ -165,7 +166,7 @@ async def internal(harness: Harness) -> Row:
 async def internal_without(harness: Harness) -> Row:
     """A third of the calls fails."""
     bad = await _bad(harness, failing(grpc.StatusCode.INTERNAL))
-    note = await _beside(harness, WATCHED, bad, OFF)
+    note = await _beside(harness, WATCHED, bad)
     return harness.row(len(harness.failed()) > len(harness.since()) / 4, note)
 
 
@@ -173,7 +174,7 @@ async def internal_without(harness: Harness) -> Row:
 async def too_slow(harness: Harness) -> Row:
     """As many calls fail as were sent to it before it was ejected, at their deadline."""
     bad = await _bad(harness, slow(5.0))
-    note = await _beside(harness, WATCHED, bad)
+    note = await _beside(harness, WATCHED, bad, EJECTING)
     codes = {result.code for result in harness.failed()}
     return harness.row(codes == {"DEADLINE_EXCEEDED"} and len(harness.failed()) < len(harness.since()) / 6, note)
 
@@ -182,5 +183,5 @@ async def too_slow(harness: Harness) -> Row:
 async def half_a_second(harness: Harness) -> Row:
     """No call fails, and nothing ejects it: only status codes count, not durations."""
     bad = await _bad(harness, slow(0.5))
-    note = await _beside(harness, 12.0, bad)
+    note = await _beside(harness, 12.0, bad, EJECTING)
     return harness.row(not harness.failed() and bad.seen > len(harness.since()) / 4, note)

@@ -65,9 +65,27 @@ def test_retry_policies_are_read_closest_match_first() -> None:
     assert read_service_config([(OPTION, json.dumps(config))]).rules == (Rule("/s/m", retry), Rule("/s/", retry), Rule("", retry))
 
 
+def test_an_entry_without_a_policy_is_kept_where_a_broader_one_has_one() -> None:
+    """Only there: each kept entry is one more route for gRPC to compare calls with."""
+    policy = {"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "1s", "backoffMultiplier": 2, "retryableStatusCodes": [14]}
+    retry = Retry(2, ("unavailable",), 1.0, 1.0)
+
+    def rules(retried: list[object], exempted: list[object]) -> tuple[Rule, ...]:
+        config = {"methodConfig": [{"name": retried, "retryPolicy": policy}, {"name": exempted, "waitForReady": False}]}
+        return read_service_config([(OPTION, json.dumps(config))]).rules
+
+    method, service, default = {"service": "s", "method": "m"}, {"service": "s"}, dict[str, str]()
+    assert rules([service], [method]) == (Rule("/s/m", None), Rule("/s/", retry))
+    assert rules([default], [service, method]) == (Rule("/s/", None), Rule("", retry))
+    assert rules([default, method], [service]) == (Rule("/s/m", retry), Rule("/s/", None), Rule("", retry))
+    assert rules([method], [service, default]) == (Rule("/s/m", retry),)
+    assert rules([], [service, method, default]) == ()
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
+        ('{"retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}}', "retryThrottling has no effect"),
         ('{"methodConfig": [{"timeout": "1s"}]}', "timeout has no effect"),
         ('{"methodConfig": [{"hedgingPolicy": {}}]}', "hedgingPolicy has no effect"),
         ('{"loadBalancingConfig": [{"pick_first": {}}]}', "pick_first has no effect"),
@@ -92,6 +110,8 @@ def test_what_cannot_be_carried_over_is_said(config: str, sentence: str, caplog:
     "config",
     [
         "{", "[]", "3", '{"methodConfig": 3}', '{"methodConfig": [{"retryPolicy": {}}]}',
+        '{"methodConfig": [{"name": [{}]}, {"name": [{"service": "s"}, {"service": ""}]}]}', '{"methodConfig": [{"name": [{"method": "m"}]}]}',
+        '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": [], "initialBackoff": "1s", "maxBackoff": "1s"}}]}',
         '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 1, "retryableStatusCodes": [], "initialBackoff": "1s", "maxBackoff": "1s"}}]}',
         '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": ["UNAVAILABLE"], "initialBackoff": "1", "maxBackoff": "1s"}}]}',
     ],

@@ -113,5 +113,5 @@ def test_the_public_names() -> None:
     """A name more or less is a decision."""
     assert len(set(public)) == len(public)
     assert set(public) == {
-        "Backoff", "CertificateError", "CertificateFiles", "Config", "ControlPlaneError", "DiscoveryError", "Dns", "Empty", "Endpoint", "Etcd", "Health", "Kubernetes", "Manual", "NO_RETRY", "NotSyncedError", "Outliers", "Registrar", "RegistrationError", "Remember", "Snapshot", "Source", "SourceError", "Status", "Target", "TargetError", "aio", "explain_tls", "insecure_channel", "parse_target", "register", "secure_channel", "service_config_problems", "status", "wait_until_synced",
+        "Backoff", "CertificateError", "CertificateFiles", "Config", "ControlPlaneError", "DiscoveryError", "Dns", "Empty", "Endpoint", "Etcd", "Health", "Kubernetes", "Manual", "NotSyncedError", "Outliers", "Registrar", "RegistrationError", "Remember", "Snapshot", "Source", "SourceError", "Status", "Target", "TargetError", "aio", "explain_tls", "insecure_channel", "parse_target", "register", "secure_channel", "service_config_problems", "status", "wait_until_synced",
     }  # fmt: skip

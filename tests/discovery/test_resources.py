@@ -15,7 +15,7 @@ from discovery.errors import TargetError
 from discovery.snapshot import Endpoint, Health, Snapshot
 from discovery.wire import messages_pb2 as xds
 from discovery.xds.resources import ASSIGNMENT, CLUSTER, UNLIMITED, TargetResources, cluster
-from discovery.xds.service_config import NO_RETRY, Retry, Rule, ServiceConfig
+from discovery.xds.service_config import Retry, Rule, ServiceConfig
 
 from .servers import until
 
@@ -244,7 +244,7 @@ def test_outlier_detection_goes_by_the_share_of_failed_calls_and_can_be_off() ->
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"threshold": 101}, {"max_percent": 0}, {"min_requests": 0}, {"interval": 0}, {"ejection": 90.0}]
+    "wrong", [{"threshold": 101}, {"max_percent": 0}, {"min_requests": 0}, {"interval": 0}, {"ejection": 900.0}]
 )
 def test_outlier_detection_that_cannot_work_is_refused(wrong: dict[str, float]) -> None:
     """With the name and the value in the sentence."""
@@ -252,19 +252,18 @@ def test_outlier_detection_that_cannot_work_is_refused(wrong: dict[str, float]) 
         Outliers(**wrong)  # type: ignore[arg-type]
 
 
-def test_retry_rules_become_routes_with_the_unmarked_calls_only() -> None:
-    """The marked ones come first; the last route fits everything."""
+def test_retry_rules_become_routes() -> None:
+    """In their order, an exemption as a route without a policy; the last route fits everything."""
     retry = Retry(3, ("unavailable",), 0.01, 1.0)
-    config = ServiceConfig((Rule("/s/m", retry), Rule("/s/", retry), Rule("", retry)))
+    config = ServiceConfig((Rule("/s/n", None), Rule("/s/m", retry), Rule("/s/", retry), Rule("", retry)))
     routes = listener(made(many(1), service_config=config)).virtual_hosts[0].routes
     assert [(route.match.path or route.match.prefix, route.route.HasField("retry_policy")) for route in routes] == [
-        ("", False),
+        ("/s/n", False),
         ("/s/m", True),
         ("/s/", True),
         ("", True),
         ("", False),
     ]
-    assert (routes[0].match.headers[0].name, routes[0].match.headers[0].string_match.exact) == NO_RETRY
     assert routes[1].route.retry_policy.num_retries.value == 2
     assert routes[1].match.HasField("path")
     assert routes[-1].match.HasField("prefix"), "an empty prefix must be on the wire"

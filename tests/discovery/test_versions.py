@@ -34,6 +34,12 @@ pair = (pathlib.Path(key).read_bytes(), pathlib.Path(certificate).read_bytes())
 servers = [server(b"a"), server(b"b"), server(b"tls", grpc.ssl_server_credentials([pair]))]
 a, b, tls = (address for _, address in servers)
 
+def name(method):
+    # As the generated client finds it; there is no public attribute.
+    while not isinstance(method, bytes):
+        method = method._method
+    return method
+
 manual = discovery.Manual("greeter.test")
 manual.set([a])
 with discovery.insecure_channel(manual.target) as channel:
@@ -52,13 +58,18 @@ async def main():
     manual.set([a])
     async with discovery.aio.insecure_channel(manual.target) as channel:
         call = channel.unary_unary("/test.Echo/Who")
+        assert name(call) == b"/test.Echo/Who"
         assert await call(b"", timeout=20) == b"a"
         manual.set([b])
         while await call(b"", timeout=20) != b"b":
             pass
     manual.set([tls])
     async with discovery.aio.secure_channel(manual.target, discovery.CertificateFiles(ca=ca)) as channel:
-        assert await channel.unary_unary("/test.Echo/Who")(b"", timeout=20) == b"tls"
+        call = channel.unary_unary("/test.Echo/Who")
+        assert name(call) == b"/test.Echo/Who"
+        assert await call(b"", timeout=20) == b"tls"
+    async with grpc.aio.insecure_channel(a) as channel:
+        assert name(channel.unary_stream("/test.Echo/Follow")) == b"/test.Echo/Follow"
 
 asyncio.run(main())
 for made, _ in servers:

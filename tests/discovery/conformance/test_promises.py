@@ -1,14 +1,17 @@
 """What a resolver promises for every source alike; the first line of each docstring is the promise as docs/ state it."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
 
 from discovery import insecure_channel
 from discovery.config import Empty
+from discovery.testing import Backend
 
 from ..servers import DEADLINE, share, streaming, unary, until
 from .registry import Follower, Registry, places
@@ -251,3 +254,52 @@ def test_no_endpoint(registry: Registry) -> None:
             assert waiting.result(DEADLINE) == b"a"
     finally:
         running["a"][0].stop()
+
+
+POLICY = {
+    "maxAttempts": 3,
+    "initialBackoff": "0.01s",
+    "maxBackoff": "0.02s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+DEFAULT: dict[str, str] = {}
+SERVICE, METHOD = {"service": "test.Echo"}, {"service": "test.Echo", "method": "Who"}
+
+
+@pytest.mark.parametrize(
+    ("retried", "exempted", "attempts"),
+    [
+        ([DEFAULT], [], (3, 3)),
+        ([METHOD], [], (3, 1)),
+        ([DEFAULT], [METHOD], (1, 3)),
+        ([SERVICE], [METHOD], (1, 3)),
+        ([DEFAULT], [SERVICE], (1, 1)),
+        ([DEFAULT, METHOD], [SERVICE], (3, 1)),
+        ([{"service": "", "method": ""}], [{"service": "other"}, {**SERVICE, "method": "Who"}], (1, 3)),
+    ],
+)
+def test_service_config(registry: Registry, retried: list[object], exempted: list[object], attempts: tuple[int, int]) -> None:
+    """A service config means what it means on gRPC's own channel: the most specific entry counts, and one without a retry policy exempts."""
+    config = {"methodConfig": [{"name": retried, "retryPolicy": POLICY}, {"name": exempted}]}
+    options = [("grpc.service_config", json.dumps(config))]
+    [(server, place)] = registry.servers("a").values()
+    try:
+        server.fail(grpc.StatusCode.UNAVAILABLE)
+        registry.set([place])
+        with (
+            insecure_channel(registry.target(), options, config=registry.config()) as ours,
+            grpc.insecure_channel("{}:{}".format(*place), options) as grpcs,
+        ):
+            for channel in (ours, grpcs):
+                assert (attempts_of(server, unary(channel)), attempts_of(server, streaming(channel))) == attempts
+    finally:
+        server.stop()
+
+
+def attempts_of(server: Backend, method: Callable[..., Any]) -> int:
+    """How often a call that fails has reached the server."""
+    before = server.calls
+    with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+        list(method(b"", timeout=DEADLINE, wait_for_ready=True))
+    return server.calls - before
