@@ -1,66 +1,125 @@
-"""Metrics and traces: settings in, gRPC interceptors out.
+"""Metrics and traces: OpenTelemetry's SDK, configured by its own environment variables, which it reads itself.
 
-Without a collector, nothing of the OpenTelemetry SDK is imported, and no interceptor is installed.
+Nothing of the SDK is imported unless a variable names an endpoint, an exporter, or a configuration file.
 """
 
+import atexit
+import contextlib
+import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import threading
+import time
+from typing import Any
+from urllib.parse import quote
 
-import grpc.aio
-
+from .calls.telemetry import enabled
 from .defaults import SERVICE
 from .settings import Settings, SettingsError
 
-
-@dataclass(frozen=True)
-class Telemetry:
-    """What measures a server's or a channel's calls; `shutdown` sends what is left and may take seconds."""
-
-    client_interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
-    shutdown: Callable[[], None] = lambda: None
+LAST_EXPORT = 2.0
+"""The maximum time in seconds that a process waits for the collector when it ends."""
 
 
-def configure(settings: Settings, role: str) -> Telemetry:
-    """Set up metrics and traces, if OTEL_EXPORTER_OTLP_ENDPOINT or one of its variants is set. `role` is server or client.
-    The SDK itself reads OpenTelemetry's variables."""
-    if not any(os.environ.get(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT") for kind in ("", "TRACES_", "METRICS_")):
-        return Telemetry()
-    if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
-        os.environ.setdefault("OTEL_SERVICE_NAME", f"{SERVICE}-{role}")
-    os.environ.setdefault("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
-    os.environ.setdefault("OTEL_TRACES_SAMPLER_ARG", "0.1")
+def configure(settings: Settings, role: str) -> None:
+    """Configure the SDK if the environment asks for it. `role` is server or client.
+
+    Raises SettingsError for a variable that the SDK does not accept, and for a package that is not installed.
+    """
+    if enabled() or not _exporting():  # enabled: the program opentelemetry-instrument has configured it
+        return
+    _set_defaults(settings, role)
+    problems: list[str] = []
+    sdk, handler = logging.getLogger("opentelemetry"), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: problems.append(record.getMessage())  # type: ignore[method-assign]
+    sdk.addHandler(handler)
+    sdk.propagate = False
     try:
-        import requests
-        from opentelemetry import metrics, trace
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ModuleNotFoundError as error:
-        raise SettingsError(f"OTEL_EXPORTER_OTLP_ENDPOINT needs {error.name}: install the extra 'otlp', or unset it") from None
+        from opentelemetry import propagate  # noqa: F401  # reads OTEL_PROPAGATORS
+        from opentelemetry.distro import OpenTelemetryConfigurator
 
-    def session() -> requests.Session:
-        """Without REQUESTS_CA_BUNDLE, which in requests takes precedence over a CA file that is set for the collector."""
-        made = requests.Session()
-        if any(os.environ.get(f"OTEL_EXPORTER_OTLP_{kind}CERTIFICATE") for kind in ("", "TRACES_", "METRICS_")):
-            made.proxies = requests.utils.get_environ_proxies(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
-            made.trust_env = False
-        return made
+        OpenTelemetryConfigurator().configure(exporter_args_map=_exporter_arguments())  # type: ignore[no-untyped-call]
+    except Exception as error:
+        problems.append(str(error))
+    finally:
+        sdk.removeHandler(handler)
+        sdk.propagate = True
+    if problems:  # of some, the SDK only warns, and uses a default
+        raise SettingsError("\n".join(map(_explained, problems)))
 
-    # The resource from the environment takes precedence.
-    resource = Resource({"service.instance.id": settings.server.name}).merge(Resource.create())
-    meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter(session=session()))], resource)
-    tracers = TracerProvider(resource=resource)
-    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=session())))
-    metrics.set_meter_provider(meters)
-    trace.set_tracer_provider(tracers)
 
-    def shutdown() -> None:
-        tracers.shutdown()
-        meters.shutdown(timeout_millis=5000)
+def _variable(name: str) -> str:
+    return os.environ.get(name, "").strip()
 
-    return Telemetry(shutdown=shutdown)
+
+def _default(name: str, value: str) -> None:
+    if not _variable(name):  # an empty variable counts as unset, by OpenTelemetry's specification
+        os.environ[name] = value
+
+
+def _exporting() -> bool:
+    """Whether anything is exported. A signal with an endpoint is, by OTLP, unless its variable for exporters says otherwise."""
+    for signal in ("TRACES", "METRICS"):
+        endpoint = _variable("OTEL_EXPORTER_OTLP_ENDPOINT") or _variable(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+        _default(f"OTEL_{signal}_EXPORTER", "otlp" if endpoint else "none")
+    exporters = {_variable(f"OTEL_{signal}_EXPORTER").lower() for signal in ("TRACES", "METRICS", "LOGS")}
+    wanted = bool(exporters - {"", "none"} or _variable("OTEL_CONFIG_FILE"))
+    return wanted and _variable("OTEL_SDK_DISABLED").lower() != "true"
+
+
+def _set_defaults(settings: Settings, role: str) -> None:
+    attributes = _variable("OTEL_RESOURCE_ATTRIBUTES")
+    names = [pair.partition("=")[0].strip() for pair in attributes.split(",")]
+    if "service.name" not in names:
+        _default("OTEL_SERVICE_NAME", f"{SERVICE}-{role}")
+    if "service.instance.id" not in names and role == "server" and "name" in settings.server.model_fields_set:
+        os.environ["OTEL_RESOURCE_ATTRIBUTES"] = f"{attributes},service.instance.id={quote(settings.server.name)}".lstrip(",")
+    _default("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    if not _variable("OTEL_TRACES_SAMPLER"):
+        _default("OTEL_TRACES_SAMPLER_ARG", "0.1")
+        _default("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+
+
+def _exporter_arguments() -> dict[type, dict[str, Any]]:
+    import requests
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    class Session(requests.Session):
+        """A certificate for the collector takes precedence over REQUESTS_CA_BUNDLE."""
+
+        def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+            return super().merge_environment_settings(url, proxies, stream, self.verify if verify is None else verify, cert)
+
+    return {exporter: {"session": Session()} for exporter in (OTLPMetricExporter, OTLPSpanExporter)}
+
+
+def _explained(problem: str) -> str:
+    if "otlp_proto_grpc" in problem:
+        return "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: install opentelemetry-exporter-otlp-proto-grpc, or use http/protobuf"
+    if problem.startswith("Header format invalid"):  # it ends with the header, which may be a secret
+        return "OTEL_EXPORTER_OTLP_HEADERS is invalid: write name=value pairs, separated by commas, with percent-encoded values"
+    advice = ": install the extra 'otlp', or unset OpenTelemetry's variables" if problem.startswith("No module named") else ""
+    return f"OpenTelemetry: {problem}{advice}"
+
+
+def shutdown() -> None:
+    """Export what there is, for at most LAST_EXPORT seconds, whatever the collector does."""
+    from opentelemetry import _logs, metrics, trace
+
+    ends = time.monotonic() + LAST_EXPORT
+    threads = []
+    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider()):
+        end = getattr(provider, "shutdown", None)
+        if end is not None:
+            atexit.unregister(end)  # which would wait again, and longer
+            threads.append(threading.Thread(target=_quietly, args=[end], daemon=True))
+            threads[-1].start()
+    for thread in threads:
+        thread.join(max(0.0, ends - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        logging.getLogger(__name__).warning("the collector has not taken the last metrics and traces in %g s", LAST_EXPORT)
+
+
+def _quietly(end: Any) -> None:
+    with contextlib.suppress(Exception):
+        end()

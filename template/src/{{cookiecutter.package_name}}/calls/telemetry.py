@@ -1,181 +1,194 @@
-"""Spans and metrics of calls, as OpenTelemetry's semantic conventions for RPC name them (docs/rpc/grpc.md of version 1.45).
+"""Spans and metrics of calls, by OpenTelemetry's semantic conventions for gRPC (version 1.45, docs/rpc/grpc.md).
 
-The SDK decides what is sampled, and the context of a call that is not sampled is propagated too, so that no other service begins
-a trace of its own for it. Imports the API alone.
+Needs OpenTelemetry's API alone. The SDK's sampler decides. The context of a call that is not sampled is propagated too, or the services
+that are called would begin traces of their own.
 """
 
+import functools
 import re
 import socket
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from typing import Any
 
 import grpc
-from opentelemetry import context, metrics, propagate, trace
+import grpc.aio
+from opentelemetry import context, metrics, trace
 
-SCHEMA = "https://opentelemetry.io/schemas/1.45.0"
+_SCHEMA = "https://opentelemetry.io/schemas/1.45.0"
 _BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]  # as the conventions advise
-_NO_SERVER_ERROR = {code.name for code in grpc.StatusCode} - {
-    "UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
-}  # fmt: skip
-"""The codes that are the caller's mistake or wish; on a client, all but OK are errors."""
+_SERVER_ERRORS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+_CLIENT_ERRORS = tuple(code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK)
 _ROOT = context.Context()
+_NO_SPAN = trace.set_span_in_context(trace.INVALID_SPAN, _ROOT)
 _BATCH = 64
+"""What is done so many times in a row costs a third of what it costs between other work."""
 
 
 def enabled() -> bool:
-    """Whether something implements OpenTelemetry's API in this process, such as its SDK."""
+    """Whether this process has an implementation of OpenTelemetry's API, such as its SDK."""
     providers = trace.get_tracer_provider(), metrics.get_meter_provider()
     return not all(type(each).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics")) for each in providers)
 
 
 class Started:
-    """A call that is measured. metadata: the trace context to send with it."""
+    """A call in progress. metadata: its trace context, to be sent with it."""
 
     __slots__ = ("attached", "context", "metadata", "method", "span", "time")
 
     def __init__(self, method: str, span: trace.Span, parent: context.Context) -> None:
-        self.time = time.perf_counter()
-        self.method = method
-        self.span = span
+        self.method, self.span = method, span
         self.context = trace.set_span_in_context(span, parent)
-        self.attached: Any = None
         self.metadata: tuple[tuple[str, str], ...] = ()
+        self.attached: Any = None
+        self.time = 0.0
+
+
+class _Metrics:
+    """A side's histogram of durations, and a counter by attributes."""
+
+    def __init__(self, side: str, counter: str, unit: str, description: str) -> None:
+        meter = metrics.get_meter(__name__, schema_url=_SCHEMA)
+        name = f"rpc.{side}.call.duration"
+        self.durations = meter.create_histogram(name, "s", "Duration of calls", explicit_bucket_boundaries_advisory=_BUCKETS)
+        self.counts: Counter[tuple[tuple[str, str], ...]] = Counter()
+        self._waiting: deque[tuple[float, dict[str, Any]]] = deque()
+        meter.create_observable_counter(counter, [self._collect], unit, description)
+
+    def add(self, seconds: float, attributes: dict[str, Any]) -> None:
+        """Record a duration now or, at the latest, when metrics are collected."""
+        self._waiting.append((seconds, attributes))
+        if len(self._waiting) >= _BATCH:
+            self._record()
+
+    def _record(self) -> None:
+        try:
+            while True:
+                self.durations.record(*self._waiting.popleft(), _NO_SPAN)
+        except IndexError:
+            pass  # all are recorded, here or by the thread that collects
+
+    def _collect(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        self._record()
+        return [metrics.Observation(count, dict(attributes)) for attributes, count in self.counts.copy().items()]
+
+
+_metrics = functools.cache(_Metrics)  # of two counters with one name, the SDK reads the first
 
 
 class _Calls:
-    """What both sides have. fixed: attributes of all spans.   measured: attributes of all durations."""
+    def __init__(self, kind: trace.SpanKind, errors: tuple[str, ...], spans: dict[str, Any], durations: dict[str, Any]) -> None:
+        """spans, durations: their attributes."""
+        from opentelemetry import propagate  # which reads OTEL_PROPAGATORS and may raise ValueError
 
-    def __init__(self, side: str, successes: set[str], fixed: dict[str, Any], measured: dict[str, Any]) -> None:
         self._textmap = propagate.get_global_textmap()
-        self._tracer = trace.get_tracer(__name__, schema_url=SCHEMA)
-        self._meter = metrics.get_meter(__name__, schema_url=SCHEMA)
-        self._durations = self._meter.create_histogram(
-            f"rpc.{side}.call.duration", "s", "Duration of calls", explicit_bucket_boundaries_advisory=_BUCKETS
-        )
-        self._waiting: deque[tuple[float, dict[str, Any]]] = deque()
-        self._successes = successes
-        self._fixed = {"rpc.system.name": "grpc"} | fixed
-        self._measured = {"rpc.system.name": "grpc"} | measured
-        self._by_method: dict[str, dict[str, Any]] = {}
-        self._by_code: dict[tuple[str, str], dict[str, Any]] = {}
+        self._tracer = trace.get_tracer(__name__, schema_url=_SCHEMA)
+        self._kind, self._errors = kind, errors
+        self._spans, self._durations = ({"rpc.system.name": "grpc", **attributes} for attributes in (spans, durations))
+        self._ended: dict[tuple[str, str], dict[str, Any]] = {}
+        self._ahead: defaultdict[str, list[Started]] = defaultdict(list)
 
-    def _attributes(self, method: str) -> dict[str, Any]:
-        found = self._by_method.get(method)
-        if found is None:
-            found = self._by_method[method] = self._fixed | {"rpc.method": method}
-        return found
+    def _fill(self, method: str) -> list[Started]:
+        """Roots of traces, started ahead, as far as they are not sampled. The first that is sampled is for the call that begins now."""
+        ahead = self._ahead[method]
+        for _ in range(_BATCH):
+            ahead.append(self._started(method, _ROOT))
+            if ahead[-1].span.is_recording():
+                break
+        return ahead
 
-    def _end(self, call: Started, code: str, error: BaseException | None) -> None:
-        seconds = time.perf_counter() - call.time
-        attributes = self._by_code.get((call.method, code))
+    def _started(self, method: str, parent: context.Context) -> Started:
+        span = self._tracer.start_span(method, parent, self._kind, {**self._spans, "rpc.method": method})
+        return Started(method, span, parent)
+
+    def _end(self, call: Started, code: str, error: BaseException | None, measured: _Metrics) -> None:
+        seconds, span = time.perf_counter() - call.time, call.span
+        attributes = self._ended.get((call.method, code))
         if attributes is None:
-            failed = {} if code in self._successes else {"error.type": code}
-            attributes = self._measured | {"rpc.method": call.method, "rpc.response.status_code": code} | failed
-            self._by_code[call.method, code] = attributes
-        if not call.span.is_recording():
-            # In batches: between other work, each costs four times as much.
-            self._waiting.append((seconds, attributes))
-            if len(self._waiting) >= _BATCH:
-                self._record()
-            return
-        self._durations.record(seconds, attributes, call.context)  # the span is the measurement's exemplar
-        call.span.set_attribute("rpc.response.status_code", code)
+            attributes = {**self._durations, "rpc.method": call.method, "rpc.response.status_code": code}
+            attributes |= {"error.type": code} if code in self._errors else {}
+            self._ended[call.method, code] = attributes
+        if not span.is_recording():
+            return measured.add(seconds, attributes)
+        measured.durations.record(seconds, attributes, call.context)  # with the span as exemplar
+        span.set_attribute("rpc.response.status_code", code)
         if "error.type" in attributes:
-            call.span.set_attribute("error.type", code)
-            if isinstance(error, grpc.RpcError):
-                call.span.set_status(trace.StatusCode.ERROR, getattr(error, "details", str)() or None)
-            else:
-                call.span.set_status(trace.StatusCode.ERROR)
-                if isinstance(error, Exception):
-                    call.span.record_exception(error)
-        call.span.end()
-
-    def _record(self) -> None:
-        while self._waiting:
-            try:
-                seconds, attributes = self._waiting.popleft()
-            except IndexError:  # a collection, in its own thread, was faster
-                return
-            self._durations.record(seconds, attributes, _ROOT)
-
-    def _counter(self, name: str, unit: str, description: str) -> Counter[tuple[tuple[str, str], ...]]:
-        """A counter by attributes. It is read at each collection, and so what waits is recorded then."""
-        counts: Counter[tuple[tuple[str, str], ...]] = Counter()
-
-        def read(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-            self._record()
-            return [metrics.Observation(count, dict(attributes)) for attributes, count in counts.copy().items()]
-
-        self._meter.create_observable_counter(name, [read], unit, description)
-        return counts
+            span.set_attribute("error.type", code)
+            span.set_status(trace.StatusCode.ERROR, error.details() if isinstance(error, grpc.aio.AioRpcError) else None)
+            if isinstance(error, Exception) and not isinstance(error, grpc.RpcError):
+                span.record_exception(error)
+        span.end()
 
 
 class ServerTelemetry(_Calls):
-    """Measures the calls of a server. address, port: where it listens."""
+    """Measures a server's calls. host, port: where it listens."""
 
-    def __init__(self, address: str = "", port: int = 0) -> None:
-        address = socket.gethostname() if address in ("", "0.0.0.0", "::", "[::]") else address
-        super().__init__("server", _NO_SERVER_ERROR, {"server.address": address} | ({"server.port": port} if port else {}), {})
-        self._rejected = self._counter("calls.rejected", "{call}", "Calls rejected before their handler")
-        # gRPC writes all names of metadata in lower case.
-        self._fields = {field.lower(): field for field in self._textmap.fields}
+    def __init__(self, host: str = "", port: int = 0) -> None:
+        address = socket.gethostname() if host in ("", "0.0.0.0", "::", "[::]") else host
+        super().__init__(
+            trace.SpanKind.SERVER, _SERVER_ERRORS, {"server.address": address, **({"server.port": port} if port else {})}, {}
+        )
+        self._metrics = _metrics("server", "calls.rejected", "{call}", "Calls rejected before their handler")
+        self._fields = {field.lower(): field for field in self._textmap.fields}  # names of metadata are in lower case
 
-    def start(self, method: str, call: Any) -> Started:
-        """`method` as package.Service/Method; `call` is its context, a grpc.aio.ServicerContext. Pass the result to `end`, in the same task."""
+    def start(self, method: str, received: Any) -> Started:
+        """`method` as package.Service/Method; `received` is the call's grpc.aio.ServicerContext. Pass the result to `end`, in the same
+        task."""
         carrier: dict[str, list[str]] = {}
-        for key, value in call.invocation_metadata() or ():
+        for key, value in received.invocation_metadata() or ():
             if key in self._fields:
                 carrier.setdefault(self._fields[key], []).append(value)
-        parent = self._textmap.extract(carrier, _ROOT) if carrier else _ROOT
-        span = self._tracer.start_span(method, parent, trace.SpanKind.SERVER, self._attributes(method))
-        started = Started(method, span, parent)
-        started.attached = context.attach(started.context)
-        return started
+        if carrier:
+            call = self._started(method, self._textmap.extract(carrier, _ROOT))
+        else:
+            call = (self._ahead[method] or self._fill(method)).pop()
+        call.attached = context.attach(call.context)
+        call.time = time.perf_counter()
+        return call
 
     def end(self, call: Started, code: str, error: BaseException | None) -> None:
-        """`code` is gRPC's name. error: what the handler raised without meaning a status."""
-        if context.get_current() is call.context:  # not if the handler has attached another one and left it
-            context.detach(call.attached)
-        self._end(call, code, error)
+        """`code` is gRPC's name. error: what the handler has raised, unless it ended the call by that."""
+        context.detach(call.attached)
+        self._end(call, code, error, self._metrics)
 
     def rejected(self, method: str, code: str) -> None:
-        """Count a call that was refused before its handler."""
-        self._rejected[("rpc.method", method), ("rpc.response.status_code", code)] += 1
+        """Count a call that was rejected before its handler."""
+        self._metrics.counts[("rpc.method", method), ("rpc.response.status_code", code)] += 1
 
 
 class ClientTelemetry(_Calls):
-    """Measures the calls of a client, each with all of its attempts. target: the channel's."""
+    """Measures the calls of a channel on `target`, each with all of its attempts."""
 
     def __init__(self, target: str) -> None:
         server = server_of(target)
-        super().__init__("client", {"OK"}, server, server)
-        self._attempts = self._counter(
-            "grpc.client.attempt.started", "{attempt}", "Attempts started, retries included"
-        )  # gRFC A66
+        super().__init__(trace.SpanKind.CLIENT, _CLIENT_ERRORS, server, server)
+        self._metrics = _metrics("client", "grpc.client.attempt.started", "{attempt}", "Attempts, with retries")  # gRFC A66
         self._target = ("grpc.target", target)
+
+    def _started(self, method: str, parent: context.Context) -> Started:
+        call = super()._started(method, parent)
+        carrier: dict[str, str] = {}
+        self._textmap.inject(carrier, call.context)
+        call.metadata = tuple((key.lower(), value) for key, value in carrier.items())
+        return call
 
     def start(self, method: str) -> Started:
         """`method` as package.Service/Method. Pass the result to `end`."""
         parent = context.get_current()
-        started = Started(
-            method, self._tracer.start_span(method, parent, trace.SpanKind.CLIENT, self._attributes(method)), parent
-        )
-        carrier: dict[str, str] = {}
-        self._textmap.inject(carrier, started.context)
-        started.metadata = tuple((key.lower(), value) for key, value in carrier.items())
-        return started
+        call = self._started(method, parent) if parent else (self._ahead[method] or self._fill(method)).pop()
+        call.time = time.perf_counter()
+        return call
 
     def end(self, call: Started, code: str, error: BaseException | None, attempts: int) -> None:
         """`code` is gRPC's name."""
-        self._attempts[("grpc.method", call.method), self._target] += attempts
-        self._end(call, code, error)
+        self._metrics.counts[("grpc.method", call.method), self._target] += attempts
+        self._end(call, code, error, self._metrics)
 
 
 def server_of(target: str) -> dict[str, Any]:
-    """server.address and server.port for a target URI: of its host where it names one, else the target itself."""
+    """server.address and server.port: the host in a target with one, else the target itself."""
     found = re.fullmatch(r"(?:[a-z0-9+.-]+://[^/]*/)?(?:\[([^],]+)\]|([^/:,]+))(?::(\d+))?", target)
     if found is None:
         return {"server.address": target}
-    return {"server.address": found[1] or found[2]} | ({"server.port": int(found[3])} if found[3] else {})
+    return {"server.address": found[1] or found[2], **({"server.port": int(found[3])} if found[3] else {})}

@@ -8,11 +8,11 @@ import functools
 import logging
 from typing import Any
 
+from .. import telemetry
 from ..defaults import PREFIX
 from ..discovery import explain_tls
 from ..settings import Settings
 from ..settings.command import run
-from ..telemetry import configure
 from ..tls import client_files
 from .api import {{ cookiecutter.__service }}Client
 from .load_generator import LoadGenerator
@@ -41,7 +41,7 @@ def connection(settings: Settings) -> dict[str, Any]:
 
 async def call(settings: Settings) -> None:
     """Call until a signal, then let the calls in flight end; a second signal ends the process at once."""
-    telemetry = configure(settings, "client")
+    telemetry.configure(settings, "client")
     stopping = startup.stopping()
     arguments = connection(settings)
     explain = functools.partial(

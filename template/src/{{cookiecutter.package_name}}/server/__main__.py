@@ -8,9 +8,9 @@ import functools
 import logging
 from contextlib import AsyncExitStack
 
+from .. import telemetry
 from ..settings import Settings
 from ..settings.command import StartError, run
-from ..telemetry import configure
 from . import servicer
 from .app import build
 from .drain import drain
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 async def serve(settings: Settings) -> None:
     """Serve until a signal, then drain, then close what the services had opened."""
-    telemetry = configure(settings, "server")
+    telemetry.configure(settings, "server")
     stopping = startup.stopping()
     async with AsyncExitStack() as resources:
         try:
