@@ -86,7 +86,7 @@ class _Loop(asyncio.SelectorEventLoop):
                 return
             if not socket.poll(0):
                 unread = 0
-                self.call_later(self.PAUSE, wait, fd, readable)
+                self.call_later(self.PAUSE, again)
             elif unread < self.LOOKS:
                 unread += 1
                 self.call_later(self.PAUSE, look)
@@ -95,6 +95,10 @@ class _Loop(asyncio.SelectorEventLoop):
                     callback(*args)
                 except BlockingIOError:
                     unread = 0
+                wait(fd, readable)
+
+        def again() -> None:
+            if self._token is token:  # otherwise the socket may have been closed meanwhile
                 wait(fd, readable)
 
         def readable() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -452,6 +453,34 @@ assert discovery.status(target).by_health() == {{discovery.Health.HEALTHY: 1}}
         assert _run(code, f"static:///{server.address}", server.address) == ""
     finally:
         server.stop()
+
+
+def test_a_socket_that_is_closed_while_the_loop_leaves_it_alone_is_no_error() -> None:
+    """gRPC closes the socket by which it wakes event loops once no loop uses grpc.aio."""
+    loop, problems = aio_thread._Loop(), list[str]()
+    loop.set_exception_handler(lambda _, context: problems.append(context["message"]))
+    ours, theirs = socket.socketpair()
+
+    async def paused() -> None:
+        over = loop.create_future()
+        loop.call_later(loop.PAUSE, over.set_result, None)
+        await over
+
+    async def closed_meanwhile() -> None:
+        loop.add_reader(ours, ours.recv, 1)
+        theirs.send(b"x")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # this loop has seen it, and looks again after its pause
+        ours.recv(1)  # another loop reads it
+        await paused()
+        loop.remove_reader(ours)
+        ours.close()
+        await paused()
+
+    loop.run_until_complete(closed_meanwhile())
+    loop.close()
+    theirs.close()
+    assert problems == []
 
 
 def test_under_gevent_health_is_not_asked_and_the_status_says_so() -> None:
