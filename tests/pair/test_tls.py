@@ -147,7 +147,7 @@ def test_clients_are_allowed_by_method_and_a_denied_call_is_one_line(
                     with pytest.raises(grpc.RpcError) as error:
                         call(opened)
                     assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED, (person, method)
-                    line = process.wait_for(rf"denied \S+/{method} to .*{names[0]}")
+                    line = process.wait_for(rf"calls rejected within a second: .*{names[0]}.* may not call \S+/{method}")
                     assert [one for one in process.lines if one == line.string] == [line.string]
                 assert health(opened) == SERVING
 

@@ -5,15 +5,12 @@ section 6.4.4). A URI is compared with URIs, a DNS name with DNS names, and thos
 """
 
 import contextlib
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import descriptor_pool
 
 from ..tls import TlsError
-
-logger = logging.getLogger(__name__)
 
 ALL = "*"
 
@@ -32,7 +29,7 @@ class Authorization:
         self._rules = {method: frozenset(map(_normal, names)) for method, names in rules.items()}
 
     def denied(self, method: str, context: Any) -> str:
-        """Why the caller may not call `method`, which is also logged; empty if it may."""
+        """Why the caller may not call `method`; empty if it may."""
         service = method.rpartition("/")[0]
         rules: frozenset[str] = next(
             (self._rules[rule] for rule in (method, f"{service}/*", ALL) if rule in self._rules), frozenset()
@@ -44,9 +41,7 @@ class Authorization:
             return ""
         if any(_normal(name) in rules for name in names if "://" not in name):
             return ""
-        shown = [*uris, *names] or ["a client without a name"]
-        logger.warning("denied %s to %s at %s", method, " ".join(shown), context.peer())
-        return f"{shown[0]} may not call {method}"
+        return f"{' '.join([*uris, *names]) or 'a client without a name'} may not call {method}"
 
 
 def _normal(name: str) -> str:

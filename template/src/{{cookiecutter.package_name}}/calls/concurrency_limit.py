@@ -4,12 +4,11 @@ gRPC's own limit (maximum_concurrent_rpcs) also rejects health checks, so Kubern
 """
 
 import asyncio
-import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from ..defaults import PREFIX
 
 SMALL = 16 * 1024
 """Requests up to this size, in bytes, are not counted: a thousand of them fit."""
@@ -21,18 +20,16 @@ a request waits for others to end."""
 class ConcurrencyLimit:
     """Rejects calls above `calls` concurrent ones, and lets requests wait while those in flight have `size` bytes; None is no limit.
 
-    what: named in errors.   setting: named in the log, once a second.   For one event loop.
+    what: named in errors.   For one event loop.
     """
 
-    def __init__(self, calls: int | None = None, size: int | None = None, *, what: str = "calls", setting: str = "") -> None:
+    def __init__(self, calls: int | None = None, size: int | None = None, what: str = "calls") -> None:
         self._calls = calls
         self._size = size
         self._too_many = f"concurrency limit reached: {calls} {what}"
-        self._too_large = f"limit of requests in flight reached: {size} bytes"
-        self._setting = f" ({setting})" if setting else ""
+        self._too_large = f"limit of requests in flight reached: {size} bytes ({PREFIX}SERVER__MAX_BYTES_IN_FLIGHT)"
         self._running = 0
         self._bytes = 0
-        self._rejected: Counter[str] = Counter()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.readers: dict[Any, float] = {}
         """The calls whose request is being received, each with the monotonic time since when."""
@@ -42,7 +39,7 @@ class ConcurrencyLimit:
         if self._calls is None or self._running < self._calls:
             self._running += 1
             return ""
-        return self._reject(self._too_many)
+        return self._too_many
 
     def leave(self) -> None:
         """A call that was admitted has ended."""
@@ -70,7 +67,7 @@ class ConcurrencyLimit:
         end = time.monotonic() + PATIENCE
         while self._size is not None and self._bytes and self._bytes + size > self._size:
             if (left := end - time.monotonic()) <= 0:
-                return self._reject(self._too_large)
+                return self._too_large
             await self._change(left)
         self._bytes += size
         return ""
@@ -91,14 +88,3 @@ class ConcurrencyLimit:
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         await asyncio.wait({waiter}, timeout=timeout)
-
-    def _reject(self, reason: str) -> str:
-        if not self._rejected:
-            asyncio.get_running_loop().call_later(1.0, self._report)
-        self._rejected[reason] += 1
-        return reason
-
-    def _report(self) -> None:
-        for reason, count in self._rejected.items():
-            logger.warning("%s%s; calls rejected in a second: %d", reason, self._setting, count)
-        self._rejected.clear()

@@ -13,8 +13,12 @@ from .concurrency_limit import READERS, SMALL, ConcurrencyLimit
 from .served_by import KEY
 
 
-class MalformedRequestError(Exception):
-    """A request that is not a message of the method's type."""
+class RejectedError(Exception):
+    """A call that ends with this status and text, which are logged once a second."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Method:
@@ -65,8 +69,7 @@ class CallContext:
             limit.readers.pop(self, None)
             limit.wake()
         if raw is grpc.aio.EOF:
-            # As gRPC's status codes say of a wrong number of requests.
-            await self._context.abort(grpc.StatusCode.UNIMPLEMENTED, "the call has no request")
+            raise RejectedError(grpc.StatusCode.UNIMPLEMENTED, "the call has no request")  # as gRPC's status codes say
         return self._parsed(raw)
 
     async def requests(self) -> AsyncIterator[Any]:
@@ -111,7 +114,7 @@ class CallContext:
 
     async def _hold(self, size: int) -> None:
         if reason := await self.method.limit.hold(size):
-            await self._context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+            raise RejectedError(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
         self._held = size
         self._context.add_done_callback(self.release)  # by then the response has been sent, which may be as large
 
@@ -119,7 +122,8 @@ class CallContext:
         try:
             return self.method.parse(raw)
         except Exception as error:
-            raise MalformedRequestError(f"a request of {len(raw)} bytes cannot be parsed: {type(error).__name__}") from None
+            reason = f"a request of {len(raw)} bytes is not a message of the method's type: {type(error).__name__}"
+            raise RejectedError(grpc.StatusCode.INTERNAL, reason) from None
 
 
 current: ContextVar[CallContext | None] = ContextVar("current_call", default=None)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ import grpc.aio
 
 from .authorization import Authorization
 from .concurrency_limit import ConcurrencyLimit
-from .context import CallContext, MalformedRequestError, Method, current
+from .context import CallContext, Method, RejectedError, current
 from .telemetry import ServerTelemetry
 from .threads import on_threads
 
@@ -31,7 +32,7 @@ class Calls:
     """Wraps the handlers of the services that are registered through `on`. For one event loop.
 
     name: sent as the metadata `x-served-by`; empty sends none.   limit, stream_limit: for calls with one response and for response
-    streams; without the second, the first is for both.   drain: set when the server drains.
+    streams; without the second, the first is for both.   drain: set when the server drains.   rejected: by reason, until they are logged.
     """
 
     name: str = ""
@@ -40,6 +41,7 @@ class Calls:
     stream_limit: ConcurrencyLimit | None = None
     telemetry: ServerTelemetry | None = None
     drain: asyncio.Event = field(default_factory=asyncio.Event)
+    rejected: Counter[str] = field(default_factory=Counter)
 
     def on(self, server: Any) -> Any:
         """Pass the result to a generated `add_..._to_server` in place of the server."""
@@ -55,9 +57,9 @@ class Calls:
 
         async def call(_: object, received: Any) -> bytes:
             if authorization is not None and (reason := authorization.denied(path, received)):
-                return await self._reject(path, received, grpc.StatusCode.PERMISSION_DENIED, reason)
+                return await self._reject(path, received, RejectedError(grpc.StatusCode.PERMISSION_DENIED, reason))
             if reason := limit.enter():
-                return await self._reject(path, received, grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+                return await self._reject(path, received, RejectedError(grpc.StatusCode.RESOURCE_EXHAUSTED, reason))
             started, ended = None, False
             context = CallContext(received, method)
             current.set(context)
@@ -70,6 +72,8 @@ class Calls:
                 return b"" if _status(received) else serialize(response)
             except (grpc.aio.AbortError, KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
+            except RejectedError as error:
+                return await self._reject(path, received, error)
             except BaseException as error:
                 return await _guard(path, context, error)
             finally:
@@ -81,10 +85,18 @@ class Calls:
             return grpc.stream_stream_rpc_method_handler(call)
         return grpc.stream_unary_rpc_method_handler(call)
 
-    async def _reject(self, path: str, context: Any, code: grpc.StatusCode, reason: str) -> bytes:
+    async def _reject(self, path: str, context: Any, error: RejectedError) -> bytes:
         if self.telemetry is not None:
-            self.telemetry.rejected(path, code.name)
-        return await context.abort(code, reason)  # type: ignore[no-any-return]
+            self.telemetry.rejected(path, error.code.name)
+        if not self.rejected:
+            asyncio.get_running_loop().call_later(1.0, self._report)
+        self.rejected[f"{path}: {error}"] += 1
+        return await context.abort(error.code, str(error))  # type: ignore[no-any-return]
+
+    def _report(self) -> None:
+        reasons = (f"{count} x {reason}" for reason, count in self.rejected.most_common(5))
+        logger.warning("calls rejected within a second: %d: %s", self.rejected.total(), "; ".join(reasons))
+        self.rejected.clear()
 
 
 async def _guard(path: str, context: CallContext, error: BaseException) -> bytes:
@@ -92,9 +104,6 @@ async def _guard(path: str, context: CallContext, error: BaseException) -> bytes
     if isinstance(error, grpc.aio.InternalError):
         # The client has left. gRPC itself would log an error where the failed write comes before its notice of that.
         raise asyncio.CancelledError from None
-    if isinstance(error, MalformedRequestError):
-        logger.warning("%s: %s", path, error)
-        return await context.abort(grpc.StatusCode.INTERNAL, "the request cannot be parsed")  # type: ignore[no-any-return]
     task = asyncio.current_task()
     if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
         raise error  # not so if something else was canceled, for which the handler waited: gRPC would leave the caller without a status

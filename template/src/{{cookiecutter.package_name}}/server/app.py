@@ -25,7 +25,6 @@ from .health import Health
 from .interceptors import interceptors
 from .options import server_options
 
-LIMITS = f"{PREFIX}SERVER__MAX_CONCURRENT_RPCS, {PREFIX}SERVER__MAX_BYTES_IN_FLIGHT"
 CHECKS, WATCHES, ADMIN_CALLS = 100, 1000, 100
 """Concurrent health checks, health watches, which take memory until their clients leave, and calls of reflection and channelz."""
 
@@ -68,13 +67,13 @@ async def build(settings: Settings, services: Sequence[Service]) -> App:
     own, mutual, drain = settings.server, settings.tls.mode == "mtls", asyncio.Event()
     allowed = settings.tls.allowed_clients
     authorization = None if allowed is None else Authorization(allowed)
-    limit = ConcurrencyLimit(own.max_concurrent_rpcs, own.max_bytes_in_flight, setting=LIMITS)
+    limit = ConcurrencyLimit(own.max_concurrent_rpcs, own.max_bytes_in_flight, f"calls ({PREFIX}SERVER__MAX_CONCURRENT_RPCS)")
     measured = telemetry.ServerTelemetry(own.host, own.port) if telemetry.enabled() else None
     around = functools.partial(Calls, name=own.name, drain=drain)
     calls = around(authorization=authorization, limit=limit, telemetry=measured)
-    admin = around(authorization=authorization, limit=ConcurrencyLimit(ADMIN_CALLS, what="calls of reflection and channelz"))
+    admin = around(authorization=authorization, limit=ConcurrencyLimit(ADMIN_CALLS, None, "calls of reflection and channelz"))
     # Watches have a limit of their own, or they would keep probes out.
-    checks = around(limit=ConcurrencyLimit(CHECKS, what="checks"), stream_limit=ConcurrencyLimit(WATCHES, what="watches"))
+    checks = around(limit=ConcurrencyLimit(CHECKS, None, "checks"), stream_limit=ConcurrencyLimit(WATCHES, None, "watches"))
 
     certificates = server_files(settings)
     server = grpc.aio.server(options=server_options(settings), interceptors=interceptors(settings))
