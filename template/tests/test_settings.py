@@ -110,16 +110,16 @@ def test_what_a_dotenv_file_or_the_folder_has_wrong_names_the_file(environment: 
 def test_what_is_printed_is_a_dotenv_file_of_the_same_settings(
     environment: Set, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Except for secrets, which are printed as asterisks."""
+    """Except for secrets, which are comments."""
     values = {"SERVER__NAME": "a b", "SERVER__DRAIN__WAIT": "1.5s", "DISCOVERY__ETCD__ENDPOINTS": '["a:1", "b:2"]'}
     with monkeypatch.context():
         environment(**values, DISCOVERY__ETCD__PASSWORD="hidden")
         print_settings(load())
     printed = capsys.readouterr().out
-    assert f"{PREFIX}DISCOVERY__ETCD__PASSWORD=***\n" in printed
+    assert f"# {PREFIX}DISCOVERY__ETCD__PASSWORD=***\n" in printed
     assert f"{PREFIX}SERVER__NAME='a b'\n" in printed
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / ".env").write_text(printed.replace("***", "token=hidden"))
+    (tmp_path / ".env").write_text(printed.replace("# ", "").replace("***", "token=hidden"))
     print_settings(Settings())
     assert capsys.readouterr().out == printed

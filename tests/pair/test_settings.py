@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -205,7 +205,7 @@ def test_mistakes_end_the_commands_with_status_2_and_settings_can_be_shown(role:
     shown = command("--print-settings", SERVER__DRAIN__WAIT="1500ms", DISCOVERY__ETCD__PASSWORD="hidden")
     assert shown.returncode == 0
     assert "GREETER__SERVER__DRAIN__WAIT=1.5s\n" in shown.stdout
-    assert "GREETER__DISCOVERY__ETCD__PASSWORD=***\n" in shown.stdout
+    assert "# GREETER__DISCOVERY__ETCD__PASSWORD=***\n" in shown.stdout
     assert "hidden" not in shown.stdout
 
 
@@ -238,6 +238,53 @@ def test_a_settings_folder_or_dotenv_file_that_cannot_be_read_is_named(role: str
     ]
     Path(".env").write_text("GREETER__SERVER__NAME=Andr\xe9", encoding="latin-1")
     assert refused(role) == ["settings: the file .env cannot be read: it is not UTF-8 text"]
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_a_file_for_etcd_that_cannot_be_used_is_named_with_its_setting(role: str, tmp_path: Path) -> None:
+    """Not by the library's argument, which the user has not written."""
+    given = {"CLIENT__TARGET": "etcd:///a", "REGISTRATION__TARGET": "etcd:///a", "REGISTRATION__ADDRESS": "10.1.2.3"}
+    for path, reason in (("/missing/x", "No such file or directory"), (str(tmp_path), "Is a directory")):
+        assert refused(role, **given, DISCOVERY__ETCD__CA=path) == [
+            f"settings: GREETER__DISCOVERY__ETCD__CA='{path}' cannot be read: {reason}"
+        ]
+
+
+UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a folder as .env": (lambda folder: (folder / ".env").mkdir(), "the file .env cannot be read: Is a directory"),
+    "a link to nothing": (
+        lambda folder: (folder / ".env").symlink_to("x"),
+        "the file .env cannot be read: No such file or directory",
+    ),
+    "zeros": (lambda folder: (folder / ".env").write_bytes(b"A=\0"), "the file .env cannot be read: it is not UTF-8 text"),
+    "an open quote": (
+        lambda folder: (folder / ".env").write_text("A='b\nGREETER__SERVER__NAME='c\n"),
+        "the file .env cannot be read: line 1 is not NAME=value",
+    ),
+    "a value": (
+        lambda folder: (folder / ".env").write_text("GREETER__LOG__LEVEL=LOUD\n"),
+        "GREETER__LOG__LEVEL='LOUD' in .env is invalid: Input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'",
+    ),
+    "a folder in the folder": (
+        lambda folder: [(folder / ".env").write_text("GREETER__SETTINGS_DIR=."), (folder / "greeter__log__level").mkdir()],
+        "the file greeter__log__level cannot be read: Is a directory",
+    ),
+    "a value in the folder": (
+        lambda folder: [
+            (folder / ".env").write_text("GREETER__SETTINGS_DIR=."),
+            (folder / "greeter__log__level").write_text("LOUD"),
+        ],
+        "GREETER__LOG__LEVEL='LOUD' in greeter__log__level is invalid: Input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_what_is_wrong_in_a_file_names_the_file(case: str, tmp_path: Path) -> None:
+    """One sentence, no traceback, and no start without the setting."""
+    prepare, sentence = UNREADABLE[case]
+    prepare(tmp_path)
+    assert refused("server") == [f"settings: {sentence}"]
 
 
 CALLED = {

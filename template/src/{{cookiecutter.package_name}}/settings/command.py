@@ -57,20 +57,22 @@ def run(name: str, description: str, start: Callable[[Settings], Coroutine[Any, 
 
 
 def print_settings(settings: Settings) -> None:
-    """Print a NAME=value line for each setting, as in a `.env` file."""
+    """Print a NAME=value line for each setting, as in a `.env` file, where secrets are comments."""
     for name, field, value in sources.leaves(settings):
         shown = show(field, value)
         if not re.fullmatch(r"[\w@%+=:,./*-]*", shown, re.ASCII):
             # Single quotes are the same to a shell, but there is no escape in them.
             escaped = re.sub(r'["\\]', r"\\\g<0>", shown).replace("\n", "\\n").replace("\r", "\\r")
             shown = f"'{shown}'" if escaped.replace('\\"', '"') == shown and "'" not in shown else f'"{escaped}"'
-        print(f"{name}={shown}")
+        print(f"{'# ' if isinstance(value, SecretStr) and value else ''}{name}={shown}")
 
 
 def show(field: FieldInfo, value: Any) -> str:
     """A value as it is written in the environment; a secret as asterisks."""
-    if value is None or isinstance(value, SecretStr):
-        return "none" if value is None else "***"
+    if value is None:
+        return "none"
+    if isinstance(value, SecretStr):
+        return "***" if value else ""
     if isinstance(value, bool | dict | tuple):
         return json.dumps(value)
     return text(value) if isinstance(value, float) and "seconds" in f"{field.annotation}{field.metadata}" else str(value)
@@ -90,8 +92,12 @@ def _refuse(origin: str, status: int, *problems: str) -> NoReturn:
 _NAMES = re.compile(rf"(?<!\w)(?={'|'.join(name.removeprefix(PREFIX) for name, _, _ in sources.leaves(Settings))})")
 
 
+_LIBRARY = re.compile(r"\b(Etcd|Kubernetes)\((\w+)=([^)]*)\)")
+
+
 def _qualified(sentence: str) -> str:
-    """The sentence with the prefix added to each name of a setting."""
+    """The sentence with the settings' full names, also where the library names its own arguments."""
+    sentence = _LIBRARY.sub(lambda found: f"DISCOVERY__{found[1]}__{found[2]}".upper() + f"={found[3]}", sentence)
     return _NAMES.sub(PREFIX, sentence)
 
 

@@ -37,7 +37,7 @@ def _json(value: object) -> object:
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
-        raise ValueError('write JSON, as in ["one", "two"]') from None
+        raise ValueError('write JSON: a list as in ["a", "b"], or a map as in {"a": 1}') from None
 
 
 def _client(name: str) -> str:
