@@ -256,7 +256,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / ".env").symlink_to("x"),
         "the file .env cannot be read: No such file or directory",
     ),
-    "zeros": (lambda folder: (folder / ".env").write_bytes(b"A=\0"), "the file .env cannot be read: it is not UTF-8 text"),
+    "zeros": (lambda folder: (folder / ".env").write_bytes(b"A=\0"), "the file .env cannot be read: it is not text"),
     "an open quote": (
         lambda folder: (folder / ".env").write_text("A='b\nGREETER__SERVER__NAME='c\n"),
         "the file .env cannot be read: line 1 is not NAME=value",

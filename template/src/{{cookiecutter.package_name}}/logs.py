@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from opentelemetry import trace
+
 from .discovery.errors import printable
 
 LONGEST = 32_768
@@ -19,7 +21,7 @@ _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
 
 class Line(logging.Formatter):
-    """Formats any record without an error. form: console or json. In console, a traceback follows on lines of its own."""
+    """Formats any record, as console or json. In console, a traceback follows on lines of its own."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -37,7 +39,12 @@ class Line(logging.Formatter):
             line = f"{moment.astimezone():%H:%M:%S} {record.levelname:<7} {record.name}: {message}"
             return "\n".join(map(printable, [line, *stack.splitlines()]))
         fields = {"time": moment.isoformat(timespec="milliseconds"), "severity": record.levelname, "logger": record.name}
-        fields |= {"message": message, **_trace_context(), **({"exception.stacktrace": stack} if stack else {})}
+        fields["message"] = message
+        if stack:
+            fields["exception.stacktrace"] = stack
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            fields |= {"trace_id": trace.format_trace_id(context.trace_id), "span_id": trace.format_span_id(context.span_id)}
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         return "{" + ", ".join(f"{_value(name)}: {_value(value)}" for name, value in (fields | extra | fields).items()) + "}"
 
@@ -59,12 +66,6 @@ def print_errors(origin: str, sentences: Iterable[str], form: str) -> None:
     for sentence in sentences:
         record = logging.makeLogRecord({"name": origin, "levelname": "ERROR", "msg": sentence})
         print(Line(form).format(record) if form == "json" else printable(f"{origin}: {sentence}"), file=sys.stderr)
-
-
-def _trace_context() -> dict[str, str]:
-    trace = sys.modules.get("opentelemetry.trace")
-    context = trace.get_current_span().get_span_context() if trace else None
-    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"} if context and context.is_valid else {}
 
 
 def _value(value: object) -> str:

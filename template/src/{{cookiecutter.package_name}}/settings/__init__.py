@@ -1,7 +1,6 @@
-"""Every setting of server and load generator: environment, `.env`, and mounted files in, one validated, immutable value out.
+"""Every setting of both programs: environment, `.env`, and mounted files in, one validated, immutable value out.
 
-A name is the prefix and the path through the sections, in capitals, joined by two underscores:
-{{ cookiecutter.__prefix }}SERVER__DRAIN__WAIT. Both programs read all sections, because some rules concern both sides of a connection.
+A name is the prefix and the path through the sections: {{ cookiecutter.__prefix }}SERVER__DRAIN__WAIT is `Settings.server.drain.wait`.
 """
 
 from .sections import Client, Discovery, Drain, Log, Server, Settings, Tls

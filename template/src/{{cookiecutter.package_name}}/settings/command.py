@@ -61,9 +61,7 @@ def print_settings(settings: Settings) -> None:
     for name, field, value in sources.leaves(settings):
         shown = show(field, value)
         if not re.fullmatch(r"[\w@%+=:,./*-]*", shown, re.ASCII):
-            # Single quotes are the same to a shell, but there is no escape in them.
-            escaped = re.sub(r'["\\]', r"\\\g<0>", shown).replace("\n", "\\n").replace("\r", "\\r")
-            shown = f"'{shown}'" if escaped.replace('\\"', '"') == shown and "'" not in shown else f'"{escaped}"'
+            shown = "'" + re.sub(r"['\\]", r"\\\g<0>", shown) + "'"
         print(f"{'# ' if isinstance(value, SecretStr) and value else ''}{name}={shown}")
 
 

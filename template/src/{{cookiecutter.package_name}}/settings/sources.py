@@ -1,7 +1,6 @@
 """Sources of settings, in order of precedence: the environment, `.env`, and a folder with one file for each setting, as a mounted
 Secret is."""
 
-import contextlib
 import difflib
 import io
 import os
@@ -29,13 +28,14 @@ class SettingsError(Exception):
 
 def read() -> Written:
     """Everything whose name has the prefix. Raises SettingsError."""
-    found = _dotenv(Path(".env")) | _prefixed(os.environ, ENVIRONMENT)
+    found = _dotenv() | _prefixed(os.environ, ENVIRONMENT)
     directory, _ = found.pop(DIRECTORY, ("", ""))
-    if not directory:
-        return found
-    with _readable(f"{DIRECTORY}={directory}"):
-        paths = [path for path in sorted(Path(directory).iterdir()) if path.name.upper().startswith(PREFIX)]
-    return {path.name.upper(): (_text(path).strip(), str(path)) for path in paths} | found
+    try:
+        paths = sorted(Path(directory).iterdir()) if directory else []
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{DIRECTORY}={directory} cannot be read: {getattr(error, 'strerror', error)}") from None
+    mounted = {path.name.upper(): path for path in paths if path.name.upper().startswith(PREFIX)}
+    return {name: (_text(path).strip(), str(path)) for name, path in mounted.items()} | found
 
 
 def nested(written: Written, model: type[BaseModel]) -> dict[str, Any]:
@@ -73,30 +73,22 @@ def _prefixed(values: Mapping[str, str], origin: str) -> Written:
     return {name.upper(): (value, origin) for name, value in values.items() if name.upper().startswith(PREFIX)}
 
 
-def _dotenv(path: Path) -> Written:
+def _dotenv() -> Written:
     values: dict[str, str] = {}
     # Not dotenv_values, which expands `$` and skips lines that it cannot read.
-    for line in parse_stream(io.StringIO(_text(path) if os.path.lexists(path) else "")):
+    for line in parse_stream(io.StringIO(_text(Path(".env")) if os.path.lexists(".env") else "")):
         if line.error and PREFIX in line.original.string.upper():
-            raise SettingsError(f"the file {path} cannot be read: line {line.original.line} is not NAME=value")
+            raise SettingsError(f"the file .env cannot be read: line {line.original.line} is not NAME=value")
         values[line.key or ""] = line.value or ""
-    return _prefixed(values, str(path))
+    return _prefixed(values, ".env")
 
 
 def _text(path: Path) -> str:
-    with _readable(f"the file {path}"):
-        text = path.read_text(encoding="utf-8")
-        if "\0" in text:
-            raise ValueError
-        return text
-
-
-@contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Convert an error in reading a file into a sentence that names the file."""
     try:
-        yield
-    except OSError as error:
-        raise SettingsError(f"{name} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise SettingsError(f"{name} cannot be read: it is not UTF-8 text") from None
+        text = path.read_text(encoding="utf-8")
+        if "\0" not in text:
+            return text
+        reason = "it is not text"
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", "it is not UTF-8 text")
+    raise SettingsError(f"the file {path} cannot be read: {reason}")
