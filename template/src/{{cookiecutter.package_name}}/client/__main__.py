@@ -19,7 +19,7 @@ from .load_generator import LoadGenerator
 from .readiness import readiness
 from .retry import Retry
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(__package__)
 
 
 def connection(settings: Settings) -> dict[str, Any]:

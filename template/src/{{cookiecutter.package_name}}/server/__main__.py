@@ -16,7 +16,7 @@ from .app import build
 from .drain import drain
 from .options import registrar
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(__package__)
 
 
 async def serve(settings: Settings) -> None:
