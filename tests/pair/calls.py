@@ -12,8 +12,8 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from greeter.calls import served_by
 from greeter.client.api import GreeterClient
+from greeter.discovery.calls import served_by
 from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 
 from .processes import DEADLINE

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from greeter.calls.authorization import Authorization
-from greeter.tls import TlsError
+from greeter.discovery.calls.authorization import Authorization
 
 METHOD = "grpc.health.v1.Health/Check"
 URI = "spiffe://cluster.local/ns/prod/sa/orders"
@@ -71,5 +70,5 @@ def test_a_denied_caller_reads_its_own_name_and_the_method() -> None:
 )
 def test_a_rule_for_a_method_that_does_not_exist_is_refused(method: str) -> None:
     """It would deny every call, or protect nothing."""
-    with pytest.raises(TlsError, match="is not a method"):
+    with pytest.raises(ValueError, match="is not a method"):
         Authorization({method: ["orders"]})

@@ -18,9 +18,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from greeter import discovery
 from greeter.client.api import GreeterClient
-from greeter.client.channel import channel_options
-from greeter.client.errors import InvalidRequestError
-from greeter.client.retry import Retry
+from greeter.client.channel import InvalidRequestError, Retry, channel_options
 from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 
 from .calls import served

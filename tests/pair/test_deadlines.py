@@ -7,9 +7,9 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from greeter.calls.deadline import bounded, remaining
-from greeter.calls.handler import Calls
 from greeter.client.api import GreeterClient
+from greeter.discovery.calls.handler import Calls
+from greeter.discovery.calls.serving import bounded, remaining
 from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 
 from .calls import served

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from greeter.client.api import GreeterClient
-from greeter.client.retry import Retry
+from greeter.client.channel import Retry
 
 from .calls import NOT_SERVING, SERVING, Load, greet, watch, watch_health
 from .processes import DEADLINE, Process, servers

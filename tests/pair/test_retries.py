@@ -14,8 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from greeter.client.api import GreeterClient
-from greeter.client.channel import ServiceClient
-from greeter.client.retry import Retry
+from greeter.client.channel import Retry, ServiceClient
 from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 from lab.demo.balancer import Balancer
 

@@ -13,9 +13,9 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from greeter.calls import served_by
 from greeter.client.api import GreeterClient
-from greeter.client.retry import Retry
+from greeter.client.channel import Retry
+from greeter.discovery.calls import served_by
 from greeter.server import Service
 from greeter.server.app import App, build
 from greeter.settings import Server, Settings

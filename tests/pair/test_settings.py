@@ -12,8 +12,7 @@ import pytest
 
 from greeter.client.__main__ import connection
 from greeter.client.api import GreeterClient
-from greeter.client.channel import channel_options
-from greeter.client.retry import Retry
+from greeter.client.channel import Retry, channel_options
 from greeter.defaults import PREFIX
 from greeter.discovery import Config
 from greeter.settings import Settings

@@ -15,7 +15,7 @@ from cryptography.x509 import DNSName
 
 from greeter import discovery
 from greeter.client.api import GreeterClient
-from greeter.client.retry import Retry
+from greeter.client.channel import Retry
 from greeter.defaults import SERVER_NAME
 
 from .authority import Authority, Name, Secret

@@ -12,8 +12,8 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-from .calls.telemetry import enabled
 from .defaults import SERVICE
+from .discovery.calls.telemetry import enabled
 from .settings import Settings, SettingsError
 
 LAST_EXPORT = 2.0

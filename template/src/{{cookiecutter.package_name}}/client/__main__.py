@@ -15,9 +15,9 @@ from ..settings import Settings
 from ..settings.command import run
 from ..tls import client_files
 from .api import {{ cookiecutter.__service }}Client
+from .channel import Retry
 from .load_generator import LoadGenerator
 from .readiness import readiness
-from .retry import Retry
 
 logger = logging.getLogger(__package__)
 

@@ -8,9 +8,12 @@ from typing import Any, Self, TypeVar
 import grpc.aio
 
 from .. import discovery
-from ..calls import served_by, telemetry
 from ..defaults import SERVER_NAME
-from .retry import Call, Retry
+from ..discovery.calls import served_by, telemetry
+from ..discovery.calls.retry import Call, Retry
+from ..discovery.calls.status_details import InvalidRequestError
+
+__all__ = ["InvalidRequestError", "Retry", "ServiceClient", "channel_options"]
 
 Options = Sequence[tuple[str, Any]]
 Request = TypeVar("Request")

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc.aio
 
-from ..calls import served_by
+from ..discovery.calls import served_by
 
 logger = logging.getLogger(__name__)
 

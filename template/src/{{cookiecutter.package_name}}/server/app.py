@@ -11,15 +11,15 @@ from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from ..calls import telemetry
-from ..calls.authorization import Authorization
-from ..calls.concurrency_limit import ConcurrencyLimit
-from ..calls.handler import Calls
 from ..defaults import PREFIX
 from ..discovery import CertificateFiles
+from ..discovery.calls import telemetry
+from ..discovery.calls.authorization import Authorization
+from ..discovery.calls.concurrency_limit import ConcurrencyLimit
+from ..discovery.calls.handler import Calls
 from ..settings import Settings
 from ..settings.command import StartError
-from ..tls import server_files
+from ..tls import TlsError, server_files
 from . import Service
 from .health import Health
 from .interceptors import interceptors
@@ -66,8 +66,16 @@ async def build(settings: Settings, services: Sequence[Service]) -> App:
     """The server, not started. Raises StartError if a port or the address is not available, TlsError if certificates are not usable."""
     own, mutual, drain = settings.server, settings.tls.mode == "mtls", asyncio.Event()
     allowed = settings.tls.allowed_clients
-    authorization = None if allowed is None else Authorization(allowed)
-    limit = ConcurrencyLimit(own.max_concurrent_rpcs, own.max_bytes_in_flight, f"calls ({PREFIX}SERVER__MAX_CONCURRENT_RPCS)")
+    try:
+        authorization = None if allowed is None else Authorization(allowed)
+    except ValueError as error:
+        raise TlsError(f"TLS__ALLOWED_CLIENTS: {error}") from None
+    limit = ConcurrencyLimit(
+        own.max_concurrent_rpcs,
+        own.max_bytes_in_flight,
+        f"calls ({PREFIX}SERVER__MAX_CONCURRENT_RPCS)",
+        f"bytes ({PREFIX}SERVER__MAX_BYTES_IN_FLIGHT)",
+    )
     measured = telemetry.ServerTelemetry(own.host, own.port) if telemetry.enabled() else None
     around = functools.partial(Calls, name=own.name, drain=drain)
     calls = around(authorization=authorization, limit=limit, telemetry=measured)

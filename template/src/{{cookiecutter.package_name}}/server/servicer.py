@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from ..calls import draining
+from ..discovery.calls import serving
+from ..discovery.calls.status_details import invalid_argument
 from ..settings import Settings
 from ..v1 import {{ cookiecutter.package_name }}_pb2 as pb
 from ..v1 import {{ cookiecutter.package_name }}_pb2_grpc as rpc
 from . import Service
-from .errors import invalid_argument
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -37,7 +37,7 @@ class {{ cookiecutter.__service }}Servicer(rpc.{{ cookiecutter.__service }}Servi
                 return
             if request.count:
                 await asyncio.sleep(interval)
-            elif await draining.wait(interval):  # only a stream without end has to end before the server does
+            elif await serving.draining(interval):  # only a stream without end has to end before the server does
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "this server drains; call again")
 
 

@@ -1,9 +1,27 @@
-"""What the status of a failed call says beyond its code."""
+"""Errors with details (google.rpc.Status, https://google.aip.dev/193): an invalid field on the server, an exception in the client."""
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+
+
+async def invalid_argument(context: Any, fields: Mapping[str, str]) -> NoReturn:
+    """End the call of a handler with INVALID_ARGUMENT. fields: what is wrong, by the path of the field, as in google.rpc.BadRequest."""
+    from google.protobuf.any_pb2 import Any as Packed
+    from google.rpc import code_pb2, error_details_pb2, status_pb2
+    from grpc_status import rpc_status
+
+    request, packed = error_details_pb2.BadRequest(), Packed()
+    for field, description in fields.items():
+        request.field_violations.add(field=field, description=description)
+    packed.Pack(request)
+    message = "; ".join(f"{field}: {description}" for field, description in fields.items())
+    status = rpc_status.to_status(status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=message, details=[packed]))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+    raise AssertionError  # abort raises
 
 
 class InvalidRequestError(grpc.aio.AioRpcError):

@@ -11,9 +11,9 @@ from typing import Any, Self
 import grpc.aio
 from google.protobuf import descriptor_pool
 
-from ..calls.deadline import bounded
-from ..calls.telemetry import ClientTelemetry
-from .errors import explain
+from .serving import bounded
+from .status_details import explain
+from .telemetry import ClientTelemetry
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from google.protobuf import descriptor_pool
 
-from ..tls import TlsError
-
 ALL = "*"
 
 
@@ -19,7 +17,7 @@ class Authorization:
     """Which clients may call which methods. `allowed`: names that may call everything, or names by method.
 
     A method is `package.Service/Method`, `package.Service/*` or `*`. Only the most specific rule applies; a call without a rule is
-    denied. A URI that ends in `/*` matches all URIs with that prefix. Raises TlsError for a method that does not exist.
+    denied. A URI that ends in `/*` matches all URIs with that prefix. Raises ValueError for a method that does not exist.
     """
 
     def __init__(self, allowed: Sequence[str] | Mapping[str, Sequence[str]]) -> None:
@@ -58,4 +56,4 @@ def _check(method: str) -> None:
     with contextlib.suppress(KeyError):
         if method == ALL or (slash and name in {"*", *descriptor_pool.Default().FindServiceByName(service).methods_by_name}):
             return
-    raise TlsError(f"TLS__ALLOWED_CLIENTS: '{method}' is not a method; write package.Service/Method, package.Service/* or *")
+    raise ValueError(f"'{method}' is not a method; write package.Service/Method, package.Service/* or *")

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -124,10 +123,6 @@ class CallContext:
         except Exception as error:
             reason = f"a request of {len(raw)} bytes is not a message of the method's type: {type(error).__name__}"
             raise RejectedError(grpc.StatusCode.INTERNAL, reason) from None
-
-
-current: ContextVar[CallContext | None] = ContextVar("current_call", default=None)
-"""The call that this task serves; tasks that it starts inherit it."""
 
 
 def _same(message: Any) -> Any:

@@ -18,7 +18,8 @@ import grpc.aio
 
 from .authorization import Authorization
 from .concurrency_limit import ConcurrencyLimit
-from .context import CallContext, Method, RejectedError, current
+from .context import CallContext, Method, RejectedError
+from .serving import current
 from .telemetry import ServerTelemetry
 from .threads import on_threads
 

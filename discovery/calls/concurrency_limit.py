@@ -8,8 +8,6 @@ import time
 from collections import deque
 from typing import Any
 
-from ..defaults import PREFIX
-
 SMALL = 16 * 1024
 """Requests up to this size, in bytes, are not counted: a thousand of them fit."""
 READERS, PATIENCE = 8, 5.0
@@ -20,14 +18,14 @@ a request waits for others to end."""
 class ConcurrencyLimit:
     """Rejects calls above `calls` concurrent ones, and lets requests wait while those in flight have `size` bytes; None is no limit.
 
-    what: named in errors.   For one event loop.
+    what, unit: of the two limits, for errors.   For one event loop.
     """
 
-    def __init__(self, calls: int | None = None, size: int | None = None, what: str = "calls") -> None:
+    def __init__(self, calls: int | None = None, size: int | None = None, what: str = "calls", unit: str = "bytes") -> None:
         self._calls = calls
         self._size = size
         self._too_many = f"concurrency limit reached: {calls} {what}"
-        self._too_large = f"limit of requests in flight reached: {size} bytes ({PREFIX}SERVER__MAX_BYTES_IN_FLIGHT)"
+        self._too_large = f"limit of requests in flight reached: {size} {unit}"
         self._running = 0
         self._bytes = 0
         self._waiting: deque[asyncio.Future[None]] = deque()

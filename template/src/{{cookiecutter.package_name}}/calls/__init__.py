@@ -1,1 +1,0 @@
-"""What wraps every call: the concurrency limit, authorization, telemetry, deadline propagation."""
