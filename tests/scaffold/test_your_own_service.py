@@ -14,8 +14,10 @@ PAGE = Path("docs/your-own-service.md")
 PLACES = (
     "example",
     "RPC",
+    "stream",
     "second service",
     "resource",
+    "dependency",
     "interceptor",
     "setting",
     "second target",
