@@ -1,6 +1,5 @@
 """The base of typed clients: a channel on any target, and calls with a deadline, retries, and telemetry."""
 
-import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self, TypeVar
@@ -20,7 +19,7 @@ Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
-class ServiceClient(contextlib.AbstractAsyncContextManager["ServiceClient"]):
+class ServiceClient:
     """A typed client's base. An asynchronous context manager; errors are `grpc.aio.AioRpcError` and its subclass InvalidRequestError.
 
     target: see docs/configuration.md.   tls: None is plaintext.   server_name: the DNS name in the server's certificate; empty is
