@@ -6,8 +6,9 @@ from typing import Any
 
 KEY = "x-served-by"
 
-last: ContextVar[str] = ContextVar("last_served_by", default="")
-"""In a client: the server that answered this task's last call, empty for none."""
+names: ContextVar[list[str] | None] = ContextVar("served_by", default=None)
+"""In a client: set it to a list, to which every unary call that is answered adds its server's name. Reading it costs a hundredth of a
+call, so that nobody else pays for it."""
 
 
 def of(metadata: Any) -> str:

@@ -66,7 +66,6 @@ class ServiceClient:
         self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Answer]", request: Request, timeout: float | None = None
     ) -> Answer:
         """Make one call of a stub's `method`; `timeout` in seconds instead of the client's."""
-        served_by.last.set("")
         with Call(*self._call, method, self._timeout if timeout is None else timeout) as call:
             while True:
                 attempt = method(request, timeout=call.timeout, metadata=call.metadata)
@@ -75,7 +74,8 @@ class ServiceClient:
                 except grpc.aio.AioRpcError as error:
                     await call.retry(error)
                 else:
-                    served_by.last.set(served_by.of(await attempt.trailing_metadata()))
+                    if (names := served_by.names.get()) is not None:
+                        names.append(served_by.of(await attempt.trailing_metadata()))
                     return answer
 
     async def stream(

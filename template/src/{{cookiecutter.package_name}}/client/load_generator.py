@@ -57,14 +57,15 @@ class LoadGenerator:
         self._log()
 
     async def _call(self) -> None:
-        started = time.monotonic()
+        started, names = time.monotonic(), list[str]()
+        served_by.names.set(names)
         try:
             await self._make()
         except grpc.aio.AioRpcError as error:
             self._errors[error.code().name] += 1
             self._reasons[error.code().name] = error.details() or ""
             return
-        server = served_by.last.get() or "unknown"
+        server = (names and names[-1]) or "unknown"
         if server not in self._known:
             self._known.add(server)
             logger.info("first answer from %s", server, extra={"first": server})
