@@ -94,10 +94,11 @@ def test_a_wheel_holds_one_package_of_its_own(wheels: dict[str, Path]) -> None:
 
 
 def test_a_client_brings_no_dependency_of_the_servers(clients: Path) -> None:
-    """Who calls needs gRPC and protobuf."""
+    """Who calls needs gRPC, protobuf, and the APIs of two standards: OpenTelemetry's, and google.rpc.Status."""
     show = "import importlib.metadata as m, json; print(json.dumps([d.name for d in m.distributions()]))"
     names = {name.lower().replace("_", "-") for name in json.loads(run(clients, "-c", show))} - {"pip", "setuptools", "wheel"}
-    assert names == {"billing", "shipping", "grpc-discovery", "grpcio", "protobuf", "typing-extensions"}
+    standards = {"opentelemetry-api", "grpcio-status", "googleapis-common-protos"}
+    assert names == {"billing", "shipping", "grpc-discovery", "grpcio", "protobuf", "typing-extensions"} | standards
 
 
 @contextlib.contextmanager
@@ -174,6 +175,8 @@ def test_the_library_is_installed_from_a_git_url(tmp_path: Path) -> None:
         ("dnspython", "dns"),
         ("kubernetes", "kubernetes"),
         ("rich", "cli"),
+        ("grpcio-status", "calls"),
+        ("opentelemetry-api", "calls"),
         ("dnslib", "testing"),
         ("trustme", "testing"),
     }

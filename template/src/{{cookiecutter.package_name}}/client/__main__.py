@@ -50,7 +50,8 @@ async def call(settings: Settings) -> None:
         server_name=settings.tls.server_name,
         setting=lambda part: f"{PREFIX}TLS__{part.upper()}",
     )
-    async with {{ cookiecutter.__service }}Client(**arguments) as client, readiness(settings.client, client.channel) as port:
+    client = {{ cookiecutter.__service }}Client(**arguments)
+    async with client, readiness(settings.client, client.channel) as port:
         logger.info("calling %s at %g a second; health on port %d", settings.client.target, settings.client.rate, port)
         await LoadGenerator(client.sample, settings.client.rate, explain).run(stopping)
     await asyncio.to_thread(telemetry.shutdown)
