@@ -106,6 +106,7 @@ def _all_have(**attributes: str) -> Callable[[Collector], bool]:
             {"OTEL_RESOURCE_ATTRIBUTES": "team=blue, service.name=theirs,service.instance.id=i"},
             _all_have(service_name="theirs", team="blue", service_instance_id="i"),
         ),
+        ({"SERVICE_VERSION": "v1,2"}, _all_have(service_version="v1,2")),
         ({"OTEL_TRACES_SAMPLER": "always_off"}, lambda collector: not collector.spans),
         ({"OTEL_TRACES_SAMPLER_ARG": "0"}, lambda collector: not collector.spans),
         ({"OTEL_TRACES_SAMPLER": "", "OTEL_TRACES_SAMPLER_ARG": ""}, lambda collector: len(collector.spans) < 40),

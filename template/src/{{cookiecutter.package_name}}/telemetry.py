@@ -68,11 +68,14 @@ def _exporting() -> bool:
 
 def _set_defaults(settings: Settings, role: str) -> None:
     attributes = _variable("OTEL_RESOURCE_ATTRIBUTES")
-    names = [pair.partition("=")[0].strip() for pair in attributes.split(",")]
-    if "service.name" not in names:
+    named = {pair.partition("=")[0].strip() for pair in attributes.split(",")}
+    if "service.name" not in named:
         _default("OTEL_SERVICE_NAME", f"{SERVICE}-{role}")
-    if "service.instance.id" not in names and role == "server" and "name" in settings.server.model_fields_set:
-        os.environ["OTEL_RESOURCE_ATTRIBUTES"] = f"{attributes},service.instance.id={quote(settings.server.name)}".lstrip(",")
+    name = settings.server.name if role == "server" and "name" in settings.server.model_fields_set else ""
+    for attribute, value in {"service.instance.id": name, "service.version": _variable("SERVICE_VERSION")}.items():
+        if value and attribute not in named:
+            attributes += f",{attribute}={quote(value)}"
+    os.environ["OTEL_RESOURCE_ATTRIBUTES"] = attributes.strip(",")
     _default("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     if not _variable("OTEL_TRACES_SAMPLER"):
         _default("OTEL_TRACES_SAMPLER_ARG", "0.1")
