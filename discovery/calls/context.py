@@ -40,11 +40,13 @@ class CallContext:
     The server's name is in the trailing metadata of every call, whoever sets it, and in the initial metadata of a response stream.
     """
 
-    __slots__ = ("_context", "_held", "_sent", "error", "method")
+    __slots__ = ("_context", "_ends", "_held", "_sent", "error", "method")
 
     def __init__(self, context: Any, method: Method) -> None:
         self._context = context
         self.method = method
+        left = context.time_remaining()
+        self._ends = None if left is None else time.monotonic() + left
         self._held = 0
         self._sent = False
         self.error: BaseException | None = None
@@ -53,6 +55,10 @@ class CallContext:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline. gRPC's own goes by the wall clock, which may be set."""
+        return None if self._ends is None else max(0.0, self._ends - time.monotonic())
 
     async def request(self) -> Any:
         """The one request of a call that is not a request stream."""

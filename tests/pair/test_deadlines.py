@@ -1,6 +1,7 @@
 """A chain of real servers: what is called while serving a call ends when that call's caller does not wait any more."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -113,3 +114,20 @@ async def test_a_caller_without_a_deadline_bounds_nothing(chain: tuple[Back, Any
     call = stub.Greet(greeter_pb2.GreetRequest())
     assert await asyncio.wait_for(back.time_remaining.get(), DEADLINE) > DEADLINE
     call.cancel()
+
+
+async def test_a_wall_clock_that_is_set_moves_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour forwards, while the call is served; gRPC's own context would say that no time remains."""
+    left: list[float | None] = []
+
+    class Servicer(greeter_pb2_grpc.GreeterServiceServicer):
+        async def Greet(self, request: Any, context: Any) -> greeter_pb2.GreetResponse:  # noqa: N802
+            now = time.time()
+            monkeypatch.setattr(time, "time", lambda: now + 3600.0)
+            left.extend((context.time_remaining(), remaining()))
+            return greeter_pb2.GreetResponse()
+
+    async with served(registered(Servicer())) as address, grpc.aio.insecure_channel(address) as channel:
+        await called(greeter_pb2_grpc.GreeterServiceStub(channel), "Greet", DEADLINE)
+    assert all(seconds is not None and 0.0 < seconds <= DEADLINE * 1.01 for seconds in left)
+    assert len(left) == 2
