@@ -82,6 +82,7 @@ def test_a_record_is_one_json_object_on_one_line(case: str) -> None:
         assert len(printed.splitlines()) == 1
         assert len(printed) < 7 * LONGEST
         found = json.loads(printed, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        json.dumps(found, ensure_ascii=False).encode()  # not with half a surrogate pair
         assert found["severity"] == "INFO"
         assert found["logger"] == "greeter.test"
 
