@@ -217,7 +217,7 @@ class Etcd:
 
     async def publish(self, servers: Sequence[Server]) -> float:
         """The servers do it themselves; this waits until they have."""
-        wanted = {server.name for server in servers}
+        wanted = {server.authority for server in servers}
         try:
             async with asyncio.timeout(START), self._changed:
                 await self._changed.wait_for(lambda: self._listed == wanted)
