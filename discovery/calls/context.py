@@ -29,27 +29,29 @@ class Method:
         self.drain = drain
         # Metadata is ASCII (gRPC over HTTP/2); a setting may be anything.
         self.named = ((KEY, name.encode("ascii", "replace").decode()),) if name else ()
-        self.names_first = bool(self.named) and handler.response_streaming
+        self.streams = handler.response_streaming
+        self.names_first = bool(self.named) and self.streams
         self.parse = handler.request_deserializer or _same
         self.serialize = handler.response_serializer or _same
 
 
 class CallContext:
-    """A call's context. error: what the handler has raised, if anything.
+    """A call's context. error: what the handler has raised, if anything.   left: whether a response could not be sent.
 
     The server's name is in the trailing metadata of every call, whoever sets it, and in the initial metadata of a response stream.
     """
 
-    __slots__ = ("_context", "_ends", "_held", "_sent", "error", "method")
+    __slots__ = ("_context", "_ends", "_held", "_sent", "error", "left", "method")
 
     def __init__(self, context: Any, method: Method) -> None:
         self._context = context
         self.method = method
         left = context.time_remaining()
         self._ends = None if left is None else time.monotonic() + left
-        self._held = 0
+        self._held: int | None = None
         self._sent = False
         self.error: BaseException | None = None
+        self.left = False
         if method.named:
             context.set_trailing_metadata(method.named)
 
@@ -92,9 +94,16 @@ class CallContext:
 
     async def write(self, message: Any) -> None:
         """Send a response of a stream."""
+        if not self.method.streams:
+            raise grpc.aio.UsageError("a method with one response returns it")  # a second one would leave the caller waiting
         if self.method.names_first and not self._sent:
             await self.send_initial_metadata(())
-        await self._context.write(self.method.serialize(message))
+        serialized = self.method.serialize(message)
+        try:
+            await self._context.write(serialized)
+        except grpc.aio.InternalError:
+            self.left = True
+            raise
 
     async def send_initial_metadata(self, metadata: Any) -> None:
         self._sent = True
@@ -120,8 +129,9 @@ class CallContext:
     async def _hold(self, size: int) -> None:
         if reason := await self.method.limit.hold(size):
             raise RejectedError(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+        if self._held is None:
+            self._context.add_done_callback(self.release)  # by then the response has been sent, which may be as large
         self._held = size
-        self._context.add_done_callback(self.release)  # by then the response has been sent, which may be as large
 
     def _parsed(self, raw: bytes) -> Any:
         try:

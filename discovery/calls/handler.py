@@ -71,7 +71,7 @@ class Calls:
                 ended = True
                 # With a status other than OK, gRPC sends no response.
                 return b"" if _status(received) else serialize(response)
-            except (grpc.aio.AbortError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            except (KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except RejectedError as error:
                 return await self._reject(path, received, error)
@@ -102,7 +102,9 @@ class Calls:
 
 async def _guard(path: str, context: CallContext, error: BaseException) -> bytes:
     """The error guard: what a handler raises, other than by `context.abort`, is logged, and the caller gets INTERNAL without its text."""
-    if isinstance(error, grpc.aio.InternalError):
+    if isinstance(error, grpc.aio.AbortError) and context.done():
+        raise error
+    if context.left and isinstance(error, grpc.aio.InternalError):
         # The client has left. gRPC itself would log an error where the failed write comes before its notice of that.
         raise asyncio.CancelledError from None
     task = asyncio.current_task()
