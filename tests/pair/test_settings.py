@@ -74,6 +74,7 @@ CONTRADICTIONS = [
         {"SERVER__MAX_MESSAGE_BYTES": str(32 * MIB)},
         [f"SERVER__MAX_BYTES_IN_FLIGHT={16 * MIB}", f"SERVER__MAX_MESSAGE_BYTES={32 * MIB}", "raise the first"],
     ),
+    ({"REGISTRATION__TARGET": "etcd:///a"}, ["REGISTRATION__TARGET=etcd:///a", "REGISTRATION__ADDRESS empty", "status.podIP"]),
     ({"TLS__MODE": "mtls"}, ["TLS__MODE=mtls", "TLS__CERTIFICATE and TLS__KEY and TLS__CA empty", "/etc/tls/ca.crt"]),
     ({"TLS__MODE": "mtls", "TLS__CERTIFICATE": "x", "TLS__KEY": "x"}, ["TLS__MODE=mtls", "TLS__CA empty"]),
     ({"TLS__CA": "x"}, ["TLS__MODE=off", "plaintext", "set the first to tls or mtls"]),
@@ -98,6 +99,15 @@ def test_what_cannot_work_is_refused_in_a_sentence_that_names_both_and_the_remed
     """gRPC would say nothing, and lose calls later."""
     found = mistakes(monkeypatch, capsys, **environment)
     assert any(all(word in sentence for word in words) for sentence in found), found
+
+
+def test_the_grace_of_connections_without_a_maximum_age_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No connection is ended."""
+    given = {**GRACE, "CLIENT__STREAM_TIMEOUT": "1h", "SERVER__MAX_CONNECTION_AGE": "none"}
+    assert mistakes(monkeypatch, capsys, **given) == []
+    assert list(warnings(load())) == []
 
 
 def test_the_defaults_do_not_contradict_each_other(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ def warnings(settings: Settings) -> Iterator[str]:
     server, client = settings.server, settings.client
     longest = (server.max_connection_age or float("inf")) + server.max_connection_age_grace
     if _set(server, "max_connection_age") + _set(client, "stream_timeout") == 2 and longest < client.stream_timeout:
-        yield f"CLIENT__STREAM_TIMEOUT={text(client.stream_timeout)}, but SERVER__MAX_CONNECTION_AGE and its grace end streams after {text(longest)}; open them again"
+        yield f"CLIENT__STREAM_TIMEOUT={text(client.stream_timeout)}, but SERVER__MAX_CONNECTION_AGE and its grace end streams after {text(longest)}; their callers must open them again"
 
 
 def _both_sides(settings: Settings, number: int) -> Iterator[str]:
@@ -43,7 +43,7 @@ def _both_sides(settings: Settings, number: int) -> Iterator[str]:
     if time < 2 * interval and number == _set(server.keepalive, "min_ping_interval") + _set(client.keepalive, "time"):
         least = f"raise CLIENT__KEEPALIVE__TIME={text(time)} to at least {text(2 * interval)}"
         yield f"SERVER__KEEPALIVE__MIN_PING_INTERVAL={text(interval)} closes connections of clients that ping more often; lower it, or {least}"
-    grace = server.max_connection_age_grace
+    grace = server.max_connection_age_grace if server.max_connection_age else float("inf")
     if grace < client.timeout and number == _set(server, "max_connection_age_grace") + _set(client, "timeout"):
         yield f"SERVER__MAX_CONNECTION_AGE_GRACE={text(grace)} cancels calls with CLIENT__TIMEOUT={text(client.timeout)}; raise it, or lower the second"
 
@@ -68,6 +68,9 @@ def _server(settings: Settings) -> Iterator[str]:
             f"SERVER__MAX_BYTES_IN_FLIGHT={size} needs up to {memory} bytes of memory, more than SERVER__MEMORY_LIMIT={server.memory_limit}; "
             f"raise the container's limit to {memory}, or lower the first to {fits}"
         )
+    target, address = settings.registration.target, settings.registration.address
+    if target is not None and not address:
+        yield f"REGISTRATION__TARGET={target} with REGISTRATION__ADDRESS empty; set the second to the IP address of this server (in a pod: status.podIP), or the first to none"
 
 
 def _tls(settings: Settings) -> Iterator[str]:
