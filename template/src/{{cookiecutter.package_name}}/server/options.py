@@ -30,10 +30,10 @@ def server_options(settings: Settings) -> Options:
         "grpc.max_connection_idle_ms": 900_000,
         "grpc.server_handshake_timeout_ms": 10_000,
         "grpc.max_allowed_incoming_connections": 4096,
-        # Otherwise gRPC receives up to a whole message of a call that waits for its turn (discovery/calls/concurrency_limit.py).
         # Of more that have arrived and not begun, gRPC cancels whosever they are, health checks included; the limits say RESOURCE_EXHAUSTED.
         "grpc.server.max_pending_requests": 10_000,
         "grpc.server.max_pending_requests_hard_limit": 12_000,
+        # Otherwise gRPC receives up to a whole message of a call that waits for its turn (discovery/calls/concurrency_limit.py).
         "grpc.http2.bdp_probe": 0,
         "grpc.max_receive_message_length": server.max_message_bytes,
         "grpc.max_metadata_size": 16 * 1024,
