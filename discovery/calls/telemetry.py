@@ -35,13 +35,12 @@ def enabled() -> bool:
 class Started:
     """A call in progress. metadata: its trace context, to be sent with it."""
 
-    __slots__ = ("attached", "context", "metadata", "method", "span", "time")
+    __slots__ = ("context", "metadata", "method", "recorded", "span", "time")
 
     def __init__(self, method: str, span: trace.Span, parent: context.Context) -> None:
-        self.method, self.span = method, span
+        self.method, self.span, self.recorded = method, span, span.is_recording()
         self.context = trace.set_span_in_context(span, parent)
         self.metadata: tuple[tuple[str, str], ...] = ()
-        self.attached: Any = None
         self.time = 0.0
 
 
@@ -53,24 +52,19 @@ class _Metrics:
         name = f"rpc.{side}.call.duration"
         self.durations = meter.create_histogram(name, "s", "Duration of calls", explicit_bucket_boundaries_advisory=_BUCKETS)
         self.counts: Counter[tuple[tuple[str, str], ...]] = Counter()
-        self._waiting: deque[tuple[float, dict[str, Any]]] = deque()
+        self.waiting: deque[tuple[float, dict[str, Any]]] = deque()
         meter.create_observable_counter(counter, [self._collect], unit, description)
 
-    def add(self, seconds: float, attributes: dict[str, Any]) -> None:
-        """Record a duration now or, at the latest, when metrics are collected."""
-        self._waiting.append((seconds, attributes))
-        if len(self._waiting) >= _BATCH:
-            self._record()
-
-    def _record(self) -> None:
+    def record(self) -> None:
+        """Record what is waiting, which is done before each collection, too."""
         try:
             while True:
-                self.durations.record(*self._waiting.popleft(), _NO_SPAN)
+                self.durations.record(*self.waiting.popleft(), _NO_SPAN)
         except IndexError:
-            pass  # all are recorded, here or by the thread that collects
+            pass  # the other thread, of the collection or of the calls, has recorded the last one
 
     def _collect(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-        self._record()
+        self.record()
         return [metrics.Observation(count, dict(attributes)) for attributes, count in self.counts.copy().items()]
 
 
@@ -78,6 +72,8 @@ _metrics = functools.cache(_Metrics)  # of two counters with one name, the SDK r
 
 
 class _Calls:
+    _metrics: _Metrics
+
     def __init__(self, kind: trace.SpanKind, errors: tuple[str, ...], spans: dict[str, Any], durations: dict[str, Any]) -> None:
         """spans, durations: their attributes."""
         from opentelemetry import propagate  # which reads OTEL_PROPAGATORS and may raise ValueError
@@ -94,7 +90,7 @@ class _Calls:
         ahead = self._ahead[method]
         for _ in range(_BATCH):
             ahead.append(self._started(method, _ROOT))
-            if ahead[-1].span.is_recording():
+            if ahead[-1].recorded:
                 break
         return ahead
 
@@ -102,19 +98,27 @@ class _Calls:
         span = self._tracer.start_span(method, parent, self._kind, {**self._spans, "rpc.method": method})
         return Started(method, span, parent)
 
-    def _end(self, call: Started, code: str, error: BaseException | None, measured: _Metrics) -> None:
-        seconds, span = time.perf_counter() - call.time, call.span
-        attributes = self._ended.get((call.method, code))
-        if attributes is None:
-            attributes = {**self._durations, "rpc.method": call.method, "rpc.response.status_code": code}
-            attributes |= {"error.type": code} if code in self._errors else {}
-            self._ended[call.method, code] = attributes
-        if not span.is_recording():
-            return measured.add(seconds, attributes)
-        measured.durations.record(seconds, attributes, call.context)  # with the span as exemplar
-        span.set_attribute("rpc.response.status_code", code)
+    def _end(self, call: Started, code: str, error: BaseException | None) -> None:
+        """`code` is gRPC's name. error: what has been raised."""
+        seconds = time.perf_counter() - call.time
+        attributes = self._ended.get((call.method, code)) or self._attributes(call.method, code)
+        if call.recorded:
+            self._metrics.durations.record(seconds, attributes, call.context)  # with the span as exemplar
+            return self._end_span(call.span, attributes, error)
+        waiting = self._metrics.waiting
+        waiting.append((seconds, attributes))
+        if len(waiting) >= _BATCH:
+            self._metrics.record()
+
+    def _attributes(self, method: str, code: str) -> dict[str, Any]:
+        failed = {"error.type": code} if code in self._errors else {}
+        found = {**self._durations, "rpc.method": method, "rpc.response.status_code": code, **failed}
+        return self._ended.setdefault((method, code), found)
+
+    def _end_span(self, span: trace.Span, attributes: dict[str, Any], error: BaseException | None) -> None:
+        span.set_attribute("rpc.response.status_code", attributes["rpc.response.status_code"])
         if "error.type" in attributes:
-            span.set_attribute("error.type", code)
+            span.set_attribute("error.type", attributes["error.type"])
             span.set_status(trace.StatusCode.ERROR, error.details() if isinstance(error, grpc.aio.AioRpcError) else None)
             if isinstance(error, Exception) and not isinstance(error, grpc.RpcError):
                 span.record_exception(error)
@@ -126,15 +130,14 @@ class ServerTelemetry(_Calls):
 
     def __init__(self, host: str = "", port: int = 0) -> None:
         address = socket.gethostname() if host in ("", "0.0.0.0", "::", "[::]") else host
-        super().__init__(
-            trace.SpanKind.SERVER, _SERVER_ERRORS, {"server.address": address, **({"server.port": port} if port else {})}, {}
-        )
+        server = {"server.address": address, **({"server.port": port} if port else {})}
+        super().__init__(trace.SpanKind.SERVER, _SERVER_ERRORS, server, {})
         self._metrics = _metrics("server", "calls.rejected", "{call}", "Calls rejected before their handler")
         self._fields = {field.lower(): field for field in self._textmap.fields}  # names of metadata are in lower case
 
     def start(self, method: str, received: Any) -> Started:
-        """`method` as package.Service/Method; `received` is the call's grpc.aio.ServicerContext. Pass the result to `end`, in the same
-        task."""
+        """`method` as package.Service/Method; `received` is the call's grpc.aio.ServicerContext. Call it in the task that gRPC has
+        created for the call, and pass the result to `end`."""
         carrier: dict[str, list[str]] = {}
         for key, value in received.invocation_metadata() or ():
             if key in self._fields:
@@ -143,14 +146,11 @@ class ServerTelemetry(_Calls):
             call = self._started(method, self._textmap.extract(carrier, _ROOT))
         else:
             call = (self._ahead[method] or self._fill(method)).pop()
-        call.attached = context.attach(call.context)
+        context.attach(call.context)  # not detached: the context of this task ends with the call
         call.time = time.perf_counter()
         return call
 
-    def end(self, call: Started, code: str, error: BaseException | None) -> None:
-        """`code` is gRPC's name. error: what the handler has raised, unless it ended the call by that."""
-        context.detach(call.attached)
-        self._end(call, code, error, self._metrics)
+    end = _Calls._end
 
     def rejected(self, method: str, code: str) -> None:
         """Count a call that was rejected before its handler."""
@@ -181,9 +181,9 @@ class ClientTelemetry(_Calls):
         return call
 
     def end(self, call: Started, code: str, error: BaseException | None, attempts: int) -> None:
-        """`code` is gRPC's name."""
+        """`code` is gRPC's name. error: what the caller gets."""
         self._metrics.counts[("grpc.method", call.method), self._target] += attempts
-        self._end(call, code, error, self._metrics)
+        self._end(call, code, error)
 
 
 def server_of(target: str) -> dict[str, Any]:

@@ -28,10 +28,8 @@ def configure(settings: Settings, role: str) -> None:
     if enabled() or not _exporting():  # enabled: the program opentelemetry-instrument has configured it
         return
     _set_defaults(settings, role)
-    problems: list[str] = []
-    sdk, handler = logging.getLogger("opentelemetry"), logging.Handler(logging.WARNING)
-    handler.emit = lambda record: problems.append(record.getMessage())  # type: ignore[method-assign]
-    sdk.addHandler(handler)
+    problems, sdk = _Problems(logging.WARNING), logging.getLogger("opentelemetry")
+    sdk.addHandler(problems)
     sdk.propagate = False
     try:
         from opentelemetry import propagate  # noqa: F401  # reads OTEL_PROPAGATORS
@@ -39,12 +37,27 @@ def configure(settings: Settings, role: str) -> None:
 
         OpenTelemetryConfigurator().configure(exporter_args_map=_exporter_arguments())  # type: ignore[no-untyped-call]
     except Exception as error:
-        problems.append(str(error))
+        problems.found.append(str(error))
     finally:
-        sdk.removeHandler(handler)
+        sdk.removeHandler(problems)
         sdk.propagate = True
-    if problems:  # of some, the SDK only warns, and uses a default
-        raise SettingsError("\n".join(map(_explained, problems)))
+    if problems.found:
+        raise SettingsError("\n".join(map(_explained, problems.found)))
+
+
+class _Problems(logging.Handler):
+    """What the SDK only warns of, and replaces by a default."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Not of a cloud's metadata service that does not answer, nor of an export in its own thread.
+        if record.name.startswith("opentelemetry.sdk.resources") or record.thread != threading.get_ident():
+            logging.getLogger().handle(record)
+        else:
+            self.found.append(record.getMessage())
 
 
 def _variable(name: str) -> str:
