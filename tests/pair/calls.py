@@ -104,7 +104,8 @@ class Load:
                 await self._answered.wait()
 
     async def _call(self) -> None:
-        served_by.names.set(names := [])
+        names: list[str] = []
+        served_by.names.set(names)
         try:
             await self._client.greet("x")
             self.results.append(Result(names[-1], "OK"))

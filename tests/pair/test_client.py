@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 from greeter import discovery
 from greeter.client.api import GreeterClient

@@ -2,8 +2,10 @@
 
 import json
 import signal
+import socket
 
 import grpc
+import pytest
 
 from .calls import NOT_SERVING, SERVING, health, watch_health
 from .processes import Process, load_generator, refused, servers
@@ -33,6 +35,22 @@ def test_it_is_ready_only_when_a_call_could_go_out_and_ends_cleanly() -> None:
 
 def health_address(client: Process) -> str:
     return "127.0.0.1:" + client.wait_for(r"health on port (\d+)")[1]
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_calls_that_hang_do_not_hold_up_its_end(twice: bool) -> None:
+    """It waits two seconds for them, whatever their deadline; a second SIGTERM ends it at once, with the status of that signal."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"  # of the server, and of the collector
+        settings = {"CLIENT__TARGET": f"passthrough:///{address}", "CLIENT__TIMEOUT": "1h"}
+        with load_generator(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{address}", **settings) as client:
+            client.wait_for("health on port")
+            client.send(signal.SIGTERM)
+            client.wait_for("stopping with [1-9]")
+            if twice:
+                client.send(signal.SIGTERM)
+            assert client.ended() == (128 + signal.SIGTERM if twice else 0)
+            assert not any("Traceback" in line for line in client.lines)
 
 
 def test_each_servers_first_answer_is_a_line_of_the_log_once() -> None:

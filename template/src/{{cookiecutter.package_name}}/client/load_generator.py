@@ -51,6 +51,7 @@ class LoadGenerator:
                 self._skipped += 1
             with contextlib.suppress(TimeoutError):  # if it is late, this only lets other tasks run
                 await asyncio.wait_for(stopping.wait(), max(0.0, begun + made / self._rate - time.monotonic()))
+        logger.info("stopping with %d calls in flight", len(calls))
         if calls:
             await asyncio.wait(calls, timeout=END)
         reporting.cancel()
