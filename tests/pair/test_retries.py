@@ -185,7 +185,7 @@ async def test_where_four_in_ten_attempts_fail_the_budget_ends_the_retries(targe
 async def test_the_budget_is_one_for_all_clients_of_a_target_and_counts_streams() -> None:
     """Half of it gone by streams of one client, nothing is retried by another; successes bring it back."""
     failing = itertools.chain(itertools.repeat(UNAVAILABLE, 6), [OK], always(UNAVAILABLE))
-    servicer, retry = Scripted(failing), QUICK(max_tokens=10, token_ratio=1.0)
+    servicer, retry = Scripted(failing), QUICK(max_tokens=10, token_ratio=3.0)
     async with served(servicer.register) as address:
         target = f"ipv4:{address}"
         async with GreeterClient(target, retry=retry) as one, GreeterClient(target, retry=retry) as other:
@@ -194,9 +194,24 @@ async def test_the_budget_is_one_for_all_clients_of_a_target_and_counts_streams(
             assert servicer.attempts == 5
             assert await ended(other.greet("x")) is UNAVAILABLE  # 4
             assert servicer.attempts == 6
-            assert await ended(other.greet("x")) is OK  # 5
-            assert await ended(one.greet("x")) is UNAVAILABLE  # 4
-            assert servicer.attempts == 8
+            assert await ended(other.greet("x")) is OK  # 7
+            assert await ended(one.greet("x")) is UNAVAILABLE  # 6, 5
+            assert servicer.attempts == 9
+
+
+async def test_backoff_doubles_up_to_its_maximum_with_full_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that failed together must not come back together."""
+    bounds = []
+
+    def uniform(low: float, high: float) -> float:
+        bounds.append((low, high))
+        return 0.0
+
+    monkeypatch.setattr(random, "uniform", uniform)
+    servicer = Scripted(always(UNAVAILABLE))
+    async with calling(servicer, retry=Retry(attempts=5)) as client:
+        await ended(client.greet("x"))
+    assert bounds == [(0.0, 0.1), (0.0, 0.2), (0.0, 0.4), (0.0, 0.8)]
 
 
 async def test_all_attempts_have_one_deadline() -> None:
