@@ -18,7 +18,7 @@ from lab.load_generator import LoadGenerator
 
 from .catalog import LIBFAKETIME, Row, fault
 from .harness import Harness
-from .servers import EJECTING
+from .servers import EJECTING, LATE
 
 
 def _run(*command: str) -> None:
@@ -68,7 +68,7 @@ async def _cut(harness: Harness, options: Options | None = None) -> Row:
     harness.mark()
     namespace.cut()
     await harness.calm()
-    row = harness.row({result.code for result in harness.failed()} <= {"DEADLINE_EXCEEDED"})
+    row = harness.row({result.code for result in harness.failed()} <= LATE)
     namespace.mend()
     repaired = time.monotonic()
     await harness.served_by("far")
