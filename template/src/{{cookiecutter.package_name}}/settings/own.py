@@ -1,6 +1,6 @@
 """Your own settings: a field here is {{ cookiecutter.__prefix }}SERVICE__<NAME> in the environment."""
 
-from .types import Section
+from .sections import Section
 
 
 class Service(Section):

@@ -3,14 +3,17 @@
 import socket
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from .. import discovery
 from ..defaults import SERVER_NAME, TARGET
-from . import sources
-from .own import Service
-from .types import Bytes, Duration, Empty, Host, Names, Options, Port, Positive, Rules, Section, Target
+from .types import Bytes, Duration, Empty, Host, Names, Port, Positive, Rules, Target
+
+
+class Section(BaseModel):
+    """A group of settings; an unknown name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ServerKeepalive(Section):
@@ -162,26 +165,3 @@ class Log(Section):
     """The minimum level."""
     format: Literal["console", "json"] = "console"
     """console for people, json for machines: one object a line, with time, severity, logger, message, trace_id, and span_id."""
-
-
-class Settings(BaseSettings):
-    """All settings, each valid by itself; `validation` checks them together. Raises pydantic.ValidationError or SettingsError."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    server: Server = Server()
-    client: Client = Client()
-    discovery: Discovery = Discovery()
-    registration: Registration = Registration()
-    tls: Tls = Tls()
-    log: Log = Log()
-    service: Service = Field(default_factory=Service)
-    grpc_options: Options = {}
-    """gRPC's arguments for this process's server or channel, as JSON: {"grpc.max_connection_idle_ms": 900000}. They take precedence over other settings."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: object, **unused: object
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, for tests; then what `sources` reads."""
-        return init_settings, InitSettingsSource(settings_cls, sources.nested(sources.read(), cls))

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dotenv.parser import parse_stream
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ..defaults import PREFIX
+from .own import Service
+from .sections import Client, Discovery, Log, Registration, Server, Tls
+from .types import Options
 
 DIRECTORY = f"{PREFIX}SETTINGS_DIR"
 """The variable that names the folder."""
@@ -24,6 +28,29 @@ Written = dict[str, tuple[str, str]]
 
 class SettingsError(Exception):
     """Settings that cannot be read; each line of the text is a sentence that names the setting or the file."""
+
+
+class Settings(BaseSettings):
+    """All settings, each valid by itself; `validation` checks them together. Raises pydantic.ValidationError or SettingsError."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    server: Server = Server()
+    client: Client = Client()
+    discovery: Discovery = Discovery()
+    registration: Registration = Registration()
+    tls: Tls = Tls()
+    log: Log = Log()
+    service: Service = Field(default_factory=Service)
+    grpc_options: Options = {}
+    """gRPC's arguments for this process's server or channel, as JSON: {"grpc.max_connection_idle_ms": 900000}. They take precedence over other settings."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: object, **unused: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, for tests; then what `read` finds."""
+        return init_settings, InitSettingsSource(settings_cls, _nested(read()))
 
 
 def read() -> Written:
@@ -38,9 +65,9 @@ def read() -> Written:
     return {name: (_text(path).strip(), str(path)) for name, path in mounted.items()} | found
 
 
-def nested(written: Written, model: type[BaseModel]) -> dict[str, Any]:
-    """The values by section; `none` is None. Raises SettingsError for each name that is no setting of the model."""
-    known = [name.removeprefix(PREFIX) for name, _, _ in leaves(model)]
+def _nested(written: Written) -> dict[str, Any]:
+    """The values by section; `none` is None. Raises SettingsError for each name that is no setting."""
+    known = [name.removeprefix(PREFIX) for name, _, _ in leaves(Settings)]
     unknown, sections = [], dict[str, Any](service={})
     for name, (value, origin) in written.items():
         short = name.removeprefix(PREFIX)

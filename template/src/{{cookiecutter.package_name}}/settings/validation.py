@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..discovery import service_config_problems
-from .sections import Settings
-from .types import Section, text
+from .sections import Section
+from .sources import Settings
+from .types import text
 
 SLACK = 5.0
 """Seconds that a pod needs in addition to its drain: signals, the last export of telemetry, the interpreter's exit."""
