@@ -21,7 +21,7 @@ export PIP_USER = no
 pip = -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster conformance lint format bench experiment stress faults fuzz wire lock audit docs check clean
+.PHONY: help demo test test-cluster conformance lint format bench experiment stress soak faults fuzz wire lock audit docs check clean
 
 ##@ See it
 demo: ## add, drain, kill, and restart servers while a client calls (PROJECT=path, MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
@@ -90,6 +90,9 @@ experiment: $(installed) ## run the demo's scenario on a cluster, in every mode 
 
 stress: $(installed) ## long runs: many endpoints, ten minutes of changes (SECONDS=600), exits, 2,000 channels
 	@$(bin)/python -m lab.benchmarks stress --seconds $(or $(SECONDS),600)
+
+soak: $(installed) ## load a server for 5 minutes (SECONDS=300) with everything on, 1 % of its handlers raising (PROJECT=path)
+	@$(bin)/python -m lab.benchmarks $(project) soak --seconds $(or $(SECONDS),300)
 
 faults: $(installed) ## run every fault on real servers, registries, and networks (PROJECT=path ONLY=; root, a cluster as above); writes docs/faults.md
 	@$(bin)/python -m lab.faults $(project) $(ONLY) --json build/faults.json $(if $(PROJECT),,--page docs/faults.md)
