@@ -11,23 +11,17 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest import mock
 
 import grpc
 import grpc.aio
 from hypothesis import HealthCheck, Phase, example, given
 from hypothesis import settings as how
-from opentelemetry import metrics, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry import trace
 
 from greeter.discovery.calls.concurrency_limit import ConcurrencyLimit
 from greeter.discovery.calls.handler import Calls
-from greeter.discovery.calls.telemetry import ServerTelemetry
 
+from .measured import Measured
 from .processes import DEADLINE
 from .random_handlers import LIMIT, LOOP, LOST, RAISED, RUNS, Run, Script, Step, Text, register, scripts
 
@@ -150,16 +144,11 @@ class Servers:
         self.log = Log()
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(Threads())
-        self.spans, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
-        tracers, meters = TracerProvider(), MeterProvider([self.reader])
-        tracers.add_span_processor(SimpleSpanProcessor(self.spans))
-        with (
-            mock.patch.object(trace, "get_tracer_provider", return_value=tracers),
-            mock.patch.object(metrics._internal, "get_meter_provider", return_value=meters),
-        ):
-            measured = ServerTelemetry()
         self.limits = [ConcurrencyLimit(10, 1_000_000) for _ in range(2)]
-        self.calls = [Calls(name="a", limit=self.limits[0]), Calls(name="a", limit=self.limits[1], telemetry=measured)]
+        self.calls = [
+            Calls(name="a", limit=self.limits[0]),
+            Calls(name="a", limit=self.limits[1], telemetry=Measured().telemetry),
+        ]
         LOOP[:] = [self.loop]
         self.channels, self.kept = self.loop.run_until_complete(self._start())
         self.tasks = asyncio.all_tasks(self.loop)
