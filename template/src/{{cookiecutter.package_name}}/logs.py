@@ -35,16 +35,18 @@ class Line(logging.Formatter):
         error = self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
         stack = _text("\n".join(filter(None, (error, record.stack_info))))
         moment = datetime.fromtimestamp(record.created, UTC)
+        context = trace.get_current_span().get_span_context()
+        ids = {"trace_id": trace.format_trace_id(context.trace_id), "span_id": trace.format_span_id(context.span_id)}
         if not self._json:
             line = f"{moment.astimezone():%H:%M:%S} {record.levelname:<7} {record.name}: {message}"
+            line += f" trace_id={ids['trace_id']}" if context.is_valid else ""
             return "\n".join(map(printable, [line, *stack.splitlines()]))
         fields = {"time": moment.isoformat(timespec="milliseconds"), "severity": record.levelname, "logger": record.name}
         fields["message"] = message
         if stack:
             fields["exception.stacktrace"] = stack
-        context = trace.get_current_span().get_span_context()
         if context.is_valid:
-            fields |= {"trace_id": trace.format_trace_id(context.trace_id), "span_id": trace.format_span_id(context.span_id)}
+            fields |= ids
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         return "{" + ", ".join(f"{_value(name)}: {_value(value)}" for name, value in (fields | extra | fields).items()) + "}"
 
