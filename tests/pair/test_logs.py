@@ -142,7 +142,7 @@ def test_a_record_inside_a_span_has_its_ids() -> None:
         trace.format_span_id(context.span_id),
     )
     with trace.use_span(span):
-        assert line("console", lambda logger: logger.info("x")).endswith(f"x trace_id={found['trace_id']}")
+        assert line("console", lambda logger: logger.info("x")).endswith(f": x trace_id={found['trace_id']}\n")
 
 
 AT_RUNTIME = """
