@@ -53,11 +53,16 @@ def ended(collector: Collector, name: str, code: str, kind: int = SERVER) -> Spa
     return span
 
 
-def duration(collector: Collector, name: str, code: str, side: str = "server") -> Point:
-    """A data point of the calls that have ended so."""
+def durations(collector: Collector, name: str, code: str, side: str = "server") -> list[Point]:
+    """The data point of the calls that have ended so, as often as it has been exported."""
     attributes = {"rpc.method": f"test.Kinds/{name}", "rpc.response.status_code": code}
-    point: Point = collector.wait_for(lambda: collector.points(f"rpc.{side}.call.duration", attributes))[-1]
-    return point
+    points: list[Point] = collector.wait_for(lambda: collector.points(f"rpc.{side}.call.duration", attributes))
+    return points
+
+
+def exemplars(points: list[Point]) -> list[str]:
+    """The spans that are exemplars; each is exported once."""
+    return [exemplar for point in points for exemplar in point.exemplars]
 
 
 @pytest.mark.parametrize("sampled", [True, False], ids=["sampled", "not sampled"])
@@ -71,18 +76,18 @@ def test_calls_of_all_kinds_and_styles_have_a_duration_and_a_span(collector: Col
         assert channel.stream_unary("/test.Kinds/TakesStream")(iter([b"", b""]), timeout=DEADLINE) == b"one"
         assert list(channel.stream_stream("/test.Kinds/Both")(iter([b""]), timeout=DEADLINE)) == [b"several"] * 3
         for name in ("Returns", "Plain", "Yields", "Writes", "TakesStream", "Both"):
-            point = duration(collector, name, "OK")
-            assert point.count == 1
+            points = durations(collector, name, "OK")
+            assert points[-1].count == 1
             if sampled:
                 span = ended(collector, name, "OK")
                 assert span.status == 0
                 assert span.schema == "https://opentelemetry.io/schemas/1.45.0"
-                assert point.exemplars == [span.identity]
+                assert exemplars(points) == [span.identity]
                 assert {"rpc.system.name": "grpc", "rpc.method": f"test.Kinds/{name}"}.items() <= span.attributes.items()
                 assert span.attributes["server.address"] == "127.0.0.1"
             else:
                 assert not collector.spans
-                assert not point.exemplars
+                assert not exemplars(points)
 
 
 def test_every_status_has_the_attributes_of_the_conventions_on_both_sides(collector: Collector) -> None:
@@ -102,7 +107,9 @@ def test_every_status_has_the_attributes_of_the_conventions_on_both_sides(collec
             assert (server.parent, server.trace, outer.name) == (client.identity, client.trace, "test.Kinds/Calls")
             assert {"server.address": host, "server.port": int(port)}.items() <= client.attributes.items()
             for side, span, failed in (("client", client, code != "OK"), ("server", server, code in SERVER_ERRORS)):
-                attributes = duration(collector, name, code, side).attributes
+                points = durations(collector, name, code, side)
+                attributes = points[-1].attributes
+                assert exemplars(points) == [span.identity]
                 assert span.status == (2 if failed else 0), (side, code)
                 assert span.attributes.get("error.type") == attributes.get("error.type") == (code if failed else None), (
                     side,
@@ -126,7 +133,7 @@ def test_deadlines_cancellations_and_errors_have_their_status(collector: Collect
         stream.cancel()
         for name in ("Hangs", "Drips"):
             assert ended(collector, name, "CANCELLED").status == 0
-            assert duration(collector, name, "CANCELLED").count == 1
+            assert durations(collector, name, "CANCELLED")[-1].count == 1
         assert call(channel, "Raises") == b"INTERNAL"
         (event,) = ended(collector, "Raises", "INTERNAL").events
         assert event["exception.type"] == "RuntimeError"
@@ -160,7 +167,7 @@ def test_the_caller_decides_what_is_sampled_and_else_the_ratio(collector: Collec
 
 
 def test_rejected_calls_and_attempts_are_counted(collector: Collector) -> None:
-    """What has no duration, for it reaches no handler; and retries, which are part of one call's duration."""
+    """What reaches no handler has no duration; and a client's call is one, of however many attempts."""
     limited = exporting(collector, SERVER__MAX_CONCURRENT_RPCS="1")
     with servers("a", code=SERVICE, **limited) as running, grpc.insecure_channel(running["a"][1]) as channel:
         stream = channel.unary_stream("/test.Kinds/Drips")(b"", timeout=DEADLINE)
@@ -200,4 +207,4 @@ def test_a_stream_that_the_drain_cuts_is_in_the_last_export(collector: Collector
             list(stream)
         assert running["a"][0].ended() == 0, running["a"][0].lines
         assert ended(collector, "Drips", "CANCELLED").status == 0
-        assert duration(collector, "Drips", "CANCELLED").count == 1
+        assert durations(collector, "Drips", "CANCELLED")[-1].count == 1
