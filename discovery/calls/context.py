@@ -41,13 +41,13 @@ class CallContext:
     The server's name is in the trailing metadata of every call, whoever sets it, and in the initial metadata of a response stream.
     """
 
-    __slots__ = ("_context", "_ends", "_held", "_sent", "error", "left", "method")
+    __slots__ = ("_context", "_ends", "_held", "_sent", "_timeout", "error", "left", "method")
 
     def __init__(self, context: Any, method: Method) -> None:
         self._context = context
         self.method = method
-        left = context.time_remaining()
-        self._ends = None if left is None else time.monotonic() + left
+        self._timeout = context.time_remaining()
+        self._ends = None if self._timeout is None else time.monotonic() + self._timeout
         self._held: int | None = None
         self._sent = False
         self.error: BaseException | None = None
@@ -61,6 +61,11 @@ class CallContext:
     def time_remaining(self) -> float | None:
         """Seconds until the deadline. gRPC's own goes by the wall clock, which may be set."""
         return None if self._ends is None else max(0.0, self._ends - time.monotonic())
+
+    def expired(self) -> bool:
+        """Whether the deadline has passed. The client ends a call by its own clock; gRPC rounds the timeout that it sends up to three digits."""
+        left = self.time_remaining()
+        return left is not None and left <= 0.01 + 0.01 * self._timeout
 
     async def request(self) -> Any:
         """The one request of a call that is not a request stream."""

@@ -80,7 +80,7 @@ class Calls:
             finally:
                 limit.leave()
                 if telemetry is not None and started is not None:
-                    telemetry.end(started, _code(received, ended), context.error)
+                    telemetry.end(started, _code(context, ended), context.error)
 
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(call)
@@ -147,11 +147,11 @@ def _status(context: Any) -> int:
     return 0 if code is None else int(code.value[0] if isinstance(code, grpc.StatusCode) else code)
 
 
-def _code(context: Any, ended: bool) -> str:
+def _code(context: CallContext, ended: bool) -> str:
     """The name of a call's status, by what gRPC sends."""
     if ended or context.done():
         return _NAMES.get(_status(context), "UNKNOWN")
-    return "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
+    return "DEADLINE_EXCEEDED" if context.expired() else "CANCELLED"
 
 
 class _Registrations:

@@ -176,7 +176,7 @@ async def test_what_a_handler_raises_is_logged_once_and_never_sent(
         found, call = await ended(channel, kind, "Fail", b"fail", metadata=TRACED)
     assert found == ([b"first"] if kind == "unary_stream" else [])
     assert (await call.code(), await call.details()) == (grpc.StatusCode.INTERNAL, "internal error")
-    assert "s3cr3t" not in f"{await call.trailing_metadata()}{call.debug_error_string()}"
+    assert "s3cr3t" not in f"{await call.trailing_metadata()}{await call.debug_error_string()}"
     [(record, traced)] = log.records
     assert traced == (0 if measured is None else int(TRACE, 16))
     assert f"{SERVICE}/Fail" in record.getMessage()
