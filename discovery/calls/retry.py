@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import random
+import re
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -102,18 +103,18 @@ class Call:
         ):
             raise error
         delay = self._delay(error)
-        self.timeout = self._ends - time.monotonic() - delay
-        if delay < 0 or self.timeout <= 0:
+        if not 0 <= delay < self._ends - time.monotonic():
             raise error
         self._attempts += 1
         await asyncio.sleep(delay)
+        self.timeout = max(0.0, self._ends - time.monotonic())
 
     def _delay(self, error: grpc.aio.AioRpcError) -> float:
         """Seconds, with full jitter, or as the server says; negative if it wants no further attempt."""
         pushback = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
         if pushback is not None:
             self._backoff = self._policy.initial_backoff
-            return int(pushback) / 1000 if str(pushback).isdecimal() else -1.0
+            return int(pushback) / 1000 if re.fullmatch("[0-9]{1,10}", str(pushback)) else -1.0
         longest = min(self._backoff, self._policy.max_backoff)
         self._backoff = 2 * longest
         return random.uniform(0.0, longest)
