@@ -59,14 +59,14 @@ async def calls(request: bytes, context: Any) -> bytes:
     """The request is a target, and the code that its server's handler ends with, or nothing for OK."""
     target, code = request.decode().split(" ")
     client = CLIENTS.get(target) or CLIENTS.setdefault(target, ServiceClient(target))
-    method = client.channel.unary_unary(f"/test.Kinds/{'Aborts' if code else 'Returns'}")
+    method: Any = client.channel.unary_unary(f"/test.Kinds/{'Aborts' if code else 'Returns'}")
     try:
-        return await client.unary(method, code.encode(), 5.0)
+        return bytes(await client.unary(method, code.encode(), 5.0))
     except grpc.aio.AioRpcError as error:
         return error.code().name.encode()
 
 
-HANDLERS = {
+HANDLERS: dict[str, Any] = {
     "Returns": grpc.unary_unary_rpc_method_handler(returns),
     "Plain": grpc.unary_unary_rpc_method_handler(plain),
     "Yields": grpc.unary_stream_rpc_method_handler(yields),

@@ -28,7 +28,12 @@ def exporting(collector: Collector, **more: str) -> dict[str, str]:
     return {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **soon, **more}
 
 
-def call(channel: grpc.Channel, name: str, request: bytes = b"", **more: Any) -> bytes:
+def opened(address: str) -> Any:
+    """A channel for methods without stubs, which the types of gRPC do not have."""
+    return grpc.insecure_channel(address)
+
+
+def call(channel: Any, name: str, request: bytes = b"", **more: Any) -> bytes:
     """A call of a unary method; the response, or the name of the status."""
     try:
         return bytes(channel.unary_unary(f"/test.Kinds/{name}")(request, **{"timeout": DEADLINE, **more}))
@@ -69,7 +74,7 @@ def exemplars(points: list[Point]) -> list[str]:
 def test_calls_of_all_kinds_and_styles_have_a_duration_and_a_span(collector: Collector, sampled: bool) -> None:
     """One and several messages in either direction; returned, yielded, and written; on a thread. A response is as without telemetry."""
     variables = exporting(collector, OTEL_TRACES_SAMPLER_ARG="1" if sampled else "0")
-    with servers("a", code=SERVICE, **variables) as running, grpc.insecure_channel(running["a"][1]) as channel:
+    with servers("a", code=SERVICE, **variables) as running, opened(running["a"][1]) as channel:
         assert call(channel, "Returns") == call(channel, "Plain") == b"one"
         assert list(channel.unary_stream("/test.Kinds/Yields")(b"", timeout=DEADLINE)) == [b"several"] * 3
         assert list(channel.unary_stream("/test.Kinds/Writes")(b"", timeout=DEADLINE)) == [b"several"] * 3
@@ -93,7 +98,7 @@ def test_calls_of_all_kinds_and_styles_have_a_duration_and_a_span(collector: Col
 def test_every_status_has_the_attributes_of_the_conventions_on_both_sides(collector: Collector) -> None:
     """On a client all but OK are errors, on a server those that are not the caller's. One trace goes through both servers."""
     codes = [code.name for code in grpc.StatusCode]
-    with servers("a", "b", code=SERVICE, **exporting(collector)) as running, grpc.insecure_channel(running["a"][1]) as channel:
+    with servers("a", "b", code=SERVICE, **exporting(collector)) as running, opened(running["a"][1]) as channel:
         host, port = running["b"][1].split(":")
         for code in codes:
             assert call(channel, "Calls", f"static:///{host}:{port} {'' if code == 'OK' else code}".encode()) in (
@@ -123,7 +128,7 @@ def test_every_status_has_the_attributes_of_the_conventions_on_both_sides(collec
 
 def test_deadlines_cancellations_and_errors_have_their_status(collector: Collector) -> None:
     """As the caller sees them; what a handler raises is INTERNAL, and its span holds the exception."""
-    with servers("a", code=SERVICE, **exporting(collector)) as running, grpc.insecure_channel(running["a"][1]) as channel:
+    with servers("a", code=SERVICE, **exporting(collector)) as running, opened(running["a"][1]) as channel:
         assert call(channel, "Hangs", timeout=0.2) == b"DEADLINE_EXCEEDED"
         assert ended(collector, "Hangs", "DEADLINE_EXCEEDED").status == 2
         future = channel.unary_unary("/test.Kinds/Hangs").future(b"", timeout=DEADLINE)
@@ -149,7 +154,7 @@ def test_the_caller_decides_what_is_sampled_and_else_the_ratio(collector: Collec
     count = 150
     variables = exporting(collector, OTEL_TRACES_SAMPLER_ARG="0.1", SERVER__DRAIN__WAIT="0")
     with servers("a", "b", code=SERVICE, **variables) as running:
-        with grpc.insecure_channel(running["a"][1]) as channel:
+        with opened(running["a"][1]) as channel:
             for _ in range(count):
                 assert call(channel, "Calls", f"static:///{running['b'][1]} ".encode(), metadata=metadata) == b"one"
         for process, _ in running.values():
@@ -169,7 +174,7 @@ def test_the_caller_decides_what_is_sampled_and_else_the_ratio(collector: Collec
 def test_rejected_calls_and_attempts_are_counted(collector: Collector) -> None:
     """What reaches no handler has no duration; and a client's call is one, of however many attempts."""
     limited = exporting(collector, SERVER__MAX_CONCURRENT_RPCS="1")
-    with servers("a", code=SERVICE, **limited) as running, grpc.insecure_channel(running["a"][1]) as channel:
+    with servers("a", code=SERVICE, **limited) as running, opened(running["a"][1]) as channel:
         stream = channel.unary_stream("/test.Kinds/Drips")(b"", timeout=DEADLINE)
         next(stream)
         assert call(channel, "Returns") == b"RESOURCE_EXHAUSTED"
@@ -184,7 +189,7 @@ def test_rejected_calls_and_attempts_are_counted(collector: Collector) -> None:
 
 def test_callers_that_leave_streams_cause_no_line_of_logs(collector: Collector) -> None:
     """The context of a stream is detached where it was attached."""
-    with servers("a", code=SERVICE, **exporting(collector)) as running, grpc.insecure_channel(running["a"][1]) as channel:
+    with servers("a", code=SERVICE, **exporting(collector)) as running, opened(running["a"][1]) as channel:
         process = running["a"][0]
         before = len(process.lines)
         for _ in range(30):
@@ -199,7 +204,7 @@ def test_a_stream_that_the_drain_cuts_is_in_the_last_export(collector: Collector
     """Its span and its duration, in exports that only the end of the process causes."""
     late = exporting(collector, OTEL_METRIC_EXPORT_INTERVAL="600000", OTEL_BSP_SCHEDULE_DELAY="600000")
     drain = {"SERVER__DRAIN__WAIT": "0", "SERVER__DRAIN__GRACE": "1"}
-    with servers("a", code=SERVICE, **late, **drain) as running, grpc.insecure_channel(running["a"][1]) as channel:
+    with servers("a", code=SERVICE, **late, **drain) as running, opened(running["a"][1]) as channel:
         stream = channel.unary_stream("/test.Kinds/Drips")(b"", timeout=DEADLINE)
         next(stream)
         running["a"][0].send(signal.SIGTERM)

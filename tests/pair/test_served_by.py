@@ -296,7 +296,8 @@ async def test_a_unary_call_that_fails_can_still_be_retried(scheme: str) -> None
         running(Settings(server=Server(host="127.0.0.1", port=0, name="a")), service) as app,
         GreeterClient(f"{scheme}127.0.0.1:{app.port}", retry=retry, timeout=DEADLINE) as client,
     ):
-        served_by.names.set(names := [])
+        names: list[str] = []
+        served_by.names.set(names)
         assert (await client.greet("x")).message == "here"
         assert names == ["a"]
     assert servicer.attempts == 3

@@ -259,6 +259,11 @@ def test_a_file_for_etcd_that_cannot_be_used_is_named_with_its_setting(role: str
         ]
 
 
+def a_folder_as_a_setting(folder: Path) -> None:
+    (folder / ".env").write_text("GREETER__SETTINGS_DIR=.")
+    (folder / "greeter__log__level").mkdir()
+
+
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder as .env": (lambda folder: (folder / ".env").mkdir(), "the file .env cannot be read: Is a directory"),
     "a link to nothing": (
@@ -275,7 +280,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
         "GREETER__LOG__LEVEL='LOUD' in .env is invalid: Input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'",
     ),
     "a folder in the folder": (
-        lambda folder: [(folder / ".env").write_text("GREETER__SETTINGS_DIR=."), (folder / "greeter__log__level").mkdir()],
+        a_folder_as_a_setting,
         "the file greeter__log__level cannot be read: Is a directory",
     ),
     "a value in the folder": (
