@@ -163,7 +163,9 @@ class _Registrations:
         self._server.add_generic_rpc_handlers(tuple(_Inside(handler, self._around) for handler in handlers))
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """gRPC's second way to look a method up, which would bypass the wrapper."""
+        """gRPC's second way to look a method up, which it tries first."""
+        wrapped = {name: self._around(f"{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, wrapped)
 
 
 class _Inside(grpc.GenericRpcHandler):
