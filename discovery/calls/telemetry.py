@@ -4,6 +4,7 @@ Needs OpenTelemetry's API alone. The SDK's sampler decides. The context of a cal
 that are called would begin traces of their own.
 """
 
+import contextlib
 import functools
 import re
 import socket
@@ -121,7 +122,8 @@ class _Calls:
             span.set_attribute("error.type", attributes["error.type"])
             span.set_status(trace.StatusCode.ERROR, error.details() if isinstance(error, grpc.aio.AioRpcError) else None)
             if isinstance(error, Exception) and not isinstance(error, grpc.RpcError):
-                span.record_exception(error)
+                with contextlib.suppress(Exception):  # whose text cannot be formatted; the call has its status all the same
+                    span.record_exception(error)
         span.end()
 
 

@@ -100,6 +100,7 @@ def differs(script: Script, deadline: float) -> AssertionError | None:
 @example(Script(False, True, "generator", (Step("raise", "AbortError"),)))
 @example(Script(True, True, "coroutine", (Step("raise", "InternalError"),)))
 @example(Script(False, False, "thread", (Step("raise", "Severe"),), deadline=True))
+@example(Script(False, False, "coroutine", (Step("raise", "Odd"),), deadline=True))
 def test_a_caller_sees_the_same_as_from_a_bare_server(script: Script) -> None:
     """And neither a task, a slot nor a line of gRPC's own log is left."""
     for deadline in (0.2, 1.0, 3.0):  # on a busy machine, it may pass before the server begins
