@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..discovery import service_config_problems
+from ..discovery.calls.concurrency_limit import READERS
 from .sections import Section
 from .sources import Settings
 from .types import text
@@ -17,7 +18,8 @@ from .types import text
 SLACK = 5.0
 """Seconds that a pod needs in addition to its drain: signals, the last export of telemetry, the interpreter's exit."""
 BASE_MEMORY, MEMORY_PER_BYTE = 96 * 1024 * 1024, 7
-"""The bytes of memory that a server needs without a call, and for each byte in flight: gRPC's buffers, the message, its objects."""
+"""The bytes of memory that a server needs without a call, and for each byte in flight: gRPC's buffers, the message, its objects, a response
+of the same size. READERS more requests are being received meanwhile."""
 
 
 def contradictions(settings: Settings) -> Iterator[str]:
@@ -54,20 +56,20 @@ def _set(section: Section, name: str) -> bool:
 
 
 def _server(settings: Settings) -> Iterator[str]:
-    server, drain, size = settings.server, settings.server.drain, settings.server.max_bytes_in_flight
-    needed, memory = drain.wait + drain.grace + SLACK, BASE_MEMORY + MEMORY_PER_BYTE * size
+    server, drain = settings.server, settings.server.drain
+    size, message, needed = server.max_bytes_in_flight, server.max_message_bytes, drain.wait + drain.grace + SLACK
     if drain.termination_grace is not None and needed > drain.termination_grace:
         yield (
             f"SERVER__DRAIN__WAIT={text(drain.wait)} and SERVER__DRAIN__GRACE={text(drain.grace)} with {text(SLACK)} to spare need {text(needed)}, but "
             f"SERVER__DRAIN__TERMINATION_GRACE={text(drain.termination_grace)} kills the pod earlier; raise the last, in the pod too, or lower the others"
         )
-    if size < server.max_message_bytes:
-        yield f"SERVER__MAX_BYTES_IN_FLIGHT={size} is less than SERVER__MAX_MESSAGE_BYTES={server.max_message_bytes} of one request; raise the first or lower the second"
+    if size < message:
+        yield f"SERVER__MAX_BYTES_IN_FLIGHT={size} is less than SERVER__MAX_MESSAGE_BYTES={message} of one request; raise the first or lower the second"
+    memory = BASE_MEMORY + MEMORY_PER_BYTE * size + READERS * message
     if server.memory_limit is not None and memory > server.memory_limit:
-        fits = max(0, server.memory_limit - BASE_MEMORY) // MEMORY_PER_BYTE
         yield (
-            f"SERVER__MAX_BYTES_IN_FLIGHT={size} needs up to {memory} bytes of memory, more than SERVER__MEMORY_LIMIT={server.memory_limit}; "
-            f"raise the container's limit to {memory}, or lower the first to {fits}"
+            f"SERVER__MAX_BYTES_IN_FLIGHT={size} and SERVER__MAX_MESSAGE_BYTES={message} need up to {memory} bytes of memory, more than "
+            f"SERVER__MEMORY_LIMIT={server.memory_limit}; raise the container's limit to {memory}, or lower the others"
         )
     target, address = settings.registration.target, settings.registration.address
     if target is not None and not address:
