@@ -11,6 +11,9 @@ import grpc.aio
 from .concurrency_limit import READERS, SMALL, ConcurrencyLimit
 from .served_by import KEY
 
+OF_A_CALL_IN_PROGRESS = frozenset({"auth_context", "invocation_metadata", "peer", "peer_identities", "peer_identity_key"})
+"""What a task or thread that outlives its call must not ask for: gRPC would read memory that it has freed."""
+
 
 class RejectedError(Exception):
     """A call that ends with this status and text, which are logged once a second."""
@@ -37,11 +40,12 @@ class Method:
 
 class CallContext:
     """A call's context. error: what the handler has raised, if anything.   left: whether a response could not be sent.
+    over: whether the handler has ended.
 
     The server's name is in the trailing metadata of every call, whoever sets it, and in the initial metadata of a response stream.
     """
 
-    __slots__ = ("_context", "_ends", "_held", "_sent", "_timeout", "error", "left", "method")
+    __slots__ = ("_context", "_ends", "_held", "_sent", "_timeout", "error", "left", "method", "over")
 
     def __init__(self, context: Any, method: Method) -> None:
         self._context = context
@@ -52,10 +56,13 @@ class CallContext:
         self._sent = False
         self.error: BaseException | None = None
         self.left = False
+        self.over = False
         if method.named:
             context.set_trailing_metadata(method.named)
 
     def __getattr__(self, name: str) -> Any:
+        if self.over and name in OF_A_CALL_IN_PROGRESS:
+            raise grpc.aio.UsageError(f"the call has ended: its context has no {name} any more")
         return getattr(self._context, name)
 
     def time_remaining(self) -> float | None:

@@ -78,6 +78,7 @@ class Calls:
             except BaseException as error:
                 return await _guard(path, context, error)
             finally:
+                context.over = True
                 limit.leave()
                 if telemetry is not None and started is not None:
                     telemetry.end(started, _code(context, ended), context.error)

@@ -1,10 +1,11 @@
 """Handlers that are not async, as async ones that run them on a thread of the event loop's executor, as grpc.aio does."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from .context import CallContext
+from .context import OF_A_CALL_IN_PROGRESS, CallContext
 
 _END = object()
 
@@ -39,18 +40,25 @@ def _blocking(requests: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> 
         yield request
 
 
+_ON_THE_LOOP = OF_A_CALL_IN_PROGRESS | {"abort", "abort_with_status", "send_initial_metadata"}
+
+
 class _ThreadContext:
-    """A call's context for a handler on a thread: what is a coroutine there runs on the event loop."""
+    """A call's context for a handler on a thread. What is a coroutine, or needs the call to be in progress, runs on the event loop."""
 
     def __init__(self, context: CallContext, loop: asyncio.AbstractEventLoop) -> None:
         self._context = context
         self._loop = loop
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._context, name)
-        if name not in ("abort", "abort_with_status", "send_initial_metadata"):
-            return found
-        return lambda *arguments, **more: asyncio.run_coroutine_threadsafe(found(*arguments, **more), self._loop).result()
+        if name not in _ON_THE_LOOP:
+            return getattr(self._context, name)
+
+        async def called(*arguments: Any, **more: Any) -> Any:
+            found = getattr(self._context, name)(*arguments, **more)
+            return await found if inspect.isawaitable(found) else found
+
+        return lambda *arguments, **more: asyncio.run_coroutine_threadsafe(called(*arguments, **more), self._loop).result()
 
     def add_callback(self, callback: Callable[[], object]) -> bool:
         self._context.add_done_callback(lambda _: callback())

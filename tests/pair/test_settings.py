@@ -68,7 +68,11 @@ CONTRADICTIONS = [
     ),
     (
         {"SERVER__MEMORY_LIMIT": str(200 * MIB)},
-        [f"SERVER__MAX_BYTES_IN_FLIGHT={16 * MIB}", f"SERVER__MEMORY_LIMIT={200 * MIB}", f"raise the container's limit to {240 * MIB}"],
+        [
+            f"SERVER__MAX_BYTES_IN_FLIGHT={16 * MIB}",
+            f"SERVER__MEMORY_LIMIT={200 * MIB}",
+            f"raise the container's limit to {240 * MIB}",
+        ],
     ),
     (
         {"SERVER__MAX_MESSAGE_BYTES": str(32 * MIB)},
