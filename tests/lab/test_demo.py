@@ -229,7 +229,7 @@ def test_a_folder_that_is_no_project_is_a_sentence(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_start_says_why(project: Project) -> None:
     """The process's own last lines."""
-    done = run(*on(project), "--mode", "manual", "--setting", "SERVER__DRAIN__GRACE=10h")
+    done = run(*on(project), "--mode", "manual", "--setting", "SERVER__DRAIN__GRACE=ten hours")
     assert done.returncode == 2, done.stderr
     assert f"{project.prefix}SERVER__DRAIN__GRACE" in done.stderr
     assert "Traceback" not in done.stderr

@@ -61,23 +61,31 @@ class Collector:
         self.spans: list[Span] = []
         self.metrics: dict[str, list[Point]] = {}
         self._arrived = threading.Condition()
-        pipeline = {"receivers": ["otlp"], "exporters": ["file"]}
+        # A pipe for each signal: into one, the two exporters would write parts of their lines in turns.
+        self._pipes = {signal: os.pipe() for signal in ("traces", "metrics")}
         config = {
             "receivers": {"otlp": {"protocols": {"http": {"endpoint": endpoint}}}},
-            "exporters": {"file": {"path": "/dev/stdout", "flush_interval": "20ms"}},
+            "exporters": {
+                f"file/{signal}": {"path": f"/dev/fd/{pipe[1]}", "flush_interval": "20ms"} for signal, pipe in self._pipes.items()
+            },
             "service": {
                 "telemetry": {"metrics": {"level": "none"}},
-                "pipelines": {"traces": pipeline, "metrics": pipeline},
+                "pipelines": {signal: {"receivers": ["otlp"], "exporters": [f"file/{signal}"]} for signal in self._pipes},
             },
         }
         self._process = subprocess.Popen(
-            [program(), f"--config=yaml:{json.dumps(config)}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [program(), f"--config=yaml:{json.dumps(config)}"],
+            stderr=subprocess.PIPE,
+            pass_fds=[pipe[1] for pipe in self._pipes.values()],
+            text=True,
         )
         assert self._process.stderr is not None
         started = next((line for line in self._process.stderr if "Everything is ready" in line), None)
         assert started, "the collector has not started"
-        for read in (self._read, self._drain):
-            threading.Thread(target=read, daemon=True).start()
+        threading.Thread(target=self._drain, daemon=True).start()
+        for pipe in self._pipes.values():
+            os.close(pipe[1])
+            threading.Thread(target=self._read, args=[pipe[0]], daemon=True).start()
 
     def wait_for(self, condition: Callable[[], Any]) -> Any:
         """What `condition` returns as soon as that is true."""
@@ -90,12 +98,12 @@ class Collector:
         """The points of a metric that have these attributes among theirs."""
         return [point for point in self.metrics.get(metric, []) if attributes.items() <= point.attributes.items()]
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with self._arrived:
-                self._take(json.loads(line))
-                self._arrived.notify_all()
+    def _read(self, pipe: int) -> None:
+        with open(pipe, encoding="utf-8") as lines:
+            for line in lines:
+                with self._arrived:
+                    self._take(json.loads(line))
+                    self._arrived.notify_all()
 
     def _drain(self) -> None:
         assert self._process.stderr is not None
