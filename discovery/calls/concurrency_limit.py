@@ -6,7 +6,6 @@ gRPC's own limit (maximum_concurrent_rpcs) also rejects health checks, so Kubern
 import asyncio
 import time
 from collections import deque
-from typing import Any
 
 SMALL = 16 * 1024
 """Requests up to this size, in bytes, are not counted: a thousand of them fit."""
@@ -29,8 +28,9 @@ class ConcurrencyLimit:
         self._running = 0
         self._bytes = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self.readers: dict[Any, float] = {}
-        """The calls whose request is being received, each with the monotonic time since when."""
+        self._reading = 0
+        """The number of requests that are being received, but for those that began in an earlier generation."""
+        self._generation = 1
 
     def enter(self) -> str:
         """Admit a call; otherwise the reason why it is rejected."""
@@ -42,7 +42,8 @@ class ConcurrencyLimit:
     def leave(self) -> None:
         """A call that was admitted has ended."""
         self._running -= 1
-        self.wake()
+        if self._waiting:
+            self._wake()
 
     async def idle(self, timeout: float) -> None:
         """Wait until no call is in progress, for at most `timeout` seconds."""
@@ -50,15 +51,30 @@ class ConcurrencyLimit:
         while self._running and (left := end - time.monotonic()) > 0:
             await self._change(left)
 
-    async def turn(self) -> None:
-        """Wait until fewer than READERS requests are being received."""
-        while len(self.readers) >= READERS:
-            slowest, since = next(iter(self.readers.items()))
-            left = since + PATIENCE - time.monotonic()
-            if left > 0:
+    def begin(self) -> int:
+        """Begin to receive a request; the generation, which is for `received`. 0 if READERS are being received already: await `turn`."""
+        if self._reading >= READERS:
+            return 0
+        self._reading += 1
+        return self._generation
+
+    async def turn(self) -> int:
+        """Begin to receive a request, as soon as fewer than READERS are being received."""
+        end = time.monotonic() + PATIENCE
+        while not (generation := self.begin()):
+            if (left := end - time.monotonic()) > 0:
                 await self._change(left)
-            else:
-                self.readers.pop(slowest, None)
+            else:  # those that are being received now do not count any more
+                self._generation += 1
+                self._reading = 0
+        return generation
+
+    def received(self, generation: int) -> None:
+        """A request has been received, or will not be."""
+        if generation == self._generation:
+            self._reading -= 1
+            if self._waiting:
+                self._wake()
 
     async def hold(self, size: int) -> str:
         """Count a request of `size` bytes until `release`, as soon as it fits among those in flight; otherwise the reason why not."""
@@ -73,10 +89,9 @@ class ConcurrencyLimit:
     def release(self, size: int) -> None:
         """A request of `size` bytes is in flight no more."""
         self._bytes -= size
-        self.wake()
+        self._wake()
 
-    def wake(self) -> None:
-        """Something has changed for what waits."""
+    def _wake(self) -> None:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from .concurrency_limit import READERS, SMALL, ConcurrencyLimit
+from .concurrency_limit import SMALL, ConcurrencyLimit
 from .served_by import KEY
 
 OF_A_CALL_IN_PROGRESS = frozenset({"auth_context", "invocation_metadata", "peer", "peer_identities", "peer_identity_key"})
@@ -45,18 +45,16 @@ class CallContext:
     The server's name is in the trailing metadata of every call, whoever sets it, and in the initial metadata of a response stream.
     """
 
-    __slots__ = ("_context", "_ends", "_held", "_sent", "_timeout", "error", "left", "method", "over")
+    error: BaseException | None = None
+    left = over = False
+    _sent = False
+    _held: int | None = None
 
     def __init__(self, context: Any, method: Method) -> None:
         self._context = context
         self.method = method
         self._timeout = context.time_remaining()
-        self._ends = None if self._timeout is None else time.monotonic() + self._timeout
-        self._held: int | None = None
-        self._sent = False
-        self.error: BaseException | None = None
-        self.left = False
-        self.over = False
+        self._begun = time.monotonic()
         if method.named:
             context.set_trailing_metadata(method.named)
 
@@ -67,7 +65,7 @@ class CallContext:
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline. gRPC's own goes by the wall clock, which may be set."""
-        return None if self._ends is None else max(0.0, self._ends - time.monotonic())
+        return None if self._timeout is None else max(0.0, self._timeout + self._begun - time.monotonic())
 
     def expired(self) -> bool:
         """Whether the deadline has passed. The client ends a call by its own clock; gRPC rounds the timeout that it sends up to three digits."""
@@ -77,16 +75,13 @@ class CallContext:
     async def request(self) -> Any:
         """The one request of a call that is not a request stream."""
         limit = self.method.limit
-        if len(limit.readers) >= READERS:
-            await limit.turn()
-        limit.readers[self] = time.monotonic()
+        generation = limit.begin() or await limit.turn()
         try:
             raw = await self._context.read()
             if len(raw) > SMALL:
                 await self._hold(len(raw))
         finally:
-            limit.readers.pop(self, None)
-            limit.wake()
+            limit.received(generation)
         if raw is grpc.aio.EOF:
             raise RejectedError(grpc.StatusCode.UNIMPLEMENTED, "the call has no request")  # as gRPC's status codes say
         return self._parsed(raw)

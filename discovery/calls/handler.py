@@ -67,10 +67,11 @@ class Calls:
             try:
                 if telemetry is not None:
                     started = telemetry.start(path, received)
-                response = await behavior(context)
+                request = context.requests() if handler.request_streaming else await context.request()
+                response = await behavior(request, context)
                 ended = True
                 # With a status other than OK, gRPC sends no response.
-                return b"" if _status(received) else serialize(response)
+                return b"" if received.code() is not None and _status(received) else serialize(response)
             except (KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except RejectedError as error:
@@ -119,23 +120,23 @@ async def _guard(path: str, context: CallContext, error: BaseException) -> bytes
     return await context.abort(code, context.details() or "internal error")  # type: ignore[no-any-return]
 
 
-def _behavior(handler: Any) -> Callable[[CallContext], Awaitable[Any]]:
-    """The handler, whatever its kind and style, as a coroutine function that reads and writes by the context."""
+def _behavior(handler: Any) -> Callable[[Any, CallContext], Awaitable[Any]]:
+    """The handler, whatever its style, as a coroutine function that writes the responses of a stream."""
     function = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    if not inspect.iscoroutinefunction(function) and not inspect.isasyncgenfunction(function):
+    if inspect.iscoroutinefunction(function):
+        return function  # type: ignore[no-any-return]
+    if not inspect.isasyncgenfunction(function):
         function = on_threads(function, handler)
+        if not handler.response_streaming:
+            return function
 
-    async def one(context: CallContext) -> Any:
-        return await function(context.requests() if handler.request_streaming else await context.request(), context)
-
-    async def several(context: CallContext) -> None:
-        request = context.requests() if handler.request_streaming else await context.request()
+    async def several(request: Any, context: CallContext) -> None:
         # Closed here, in the call's own task: a collected generator would be closed in another context.
         async with contextlib.aclosing(function(request, context)) as responses:
             async for response in responses:
                 await context.write(response)
 
-    return several if inspect.isasyncgenfunction(function) else one
+    return several
 
 
 def _none(_: object) -> bytes:

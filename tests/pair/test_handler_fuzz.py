@@ -75,7 +75,7 @@ def check(script: Script, deadline: float = 0.2) -> None:
     records = [record for record in records if record.levelno > logging.WARNING]  # but for malformed requests, once a second
     assert not records, [record.getMessage() for record in records]
     for limit in servers().limits:
-        assert (limit._running, limit._bytes, limit.readers) == (0, 0, {})
+        assert (limit._running, limit._bytes, limit._reading) == (0, 0, 0)
 
 
 def differs(script: Script, deadline: float) -> AssertionError | None:
