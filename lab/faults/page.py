@@ -8,7 +8,7 @@ from .catalog import Row
 _HEAD = """# Faults, and what each costs
 
 What production does to the pair, done on purpose: real server processes, registries and networks, 100 calls a second with the default
-settings. `make faults` runs all of it and writes this page. *Failed* counts calls from the fault on; *over after* is how long after the fault
+settings, and where a server is ejected, with outlier detection that needs 5 calls in 5 s. `make faults` runs all of it and writes this page. *Failed* counts calls from the fault on; *over after* is how long after the fault
 the last call began that failed or took more than a second. The registry keeps listing a server that has died or hangs, unless said
 otherwise: what is measured is gRPC and the pair, not how fast a dead server is delisted.
 """
