@@ -24,10 +24,9 @@ class RejectedError(Exception):
 
 
 class Method:
-    """What all calls of a method share. path: package.Service/Method.   name: the server's.   drain: set when the server drains."""
+    """What all calls of a method share. name: the server's.   drain: set when the server drains."""
 
-    def __init__(self, path: str, handler: Any, limit: ConcurrencyLimit, name: str, drain: asyncio.Event) -> None:
-        self.path = path
+    def __init__(self, handler: Any, limit: ConcurrencyLimit, name: str, drain: asyncio.Event) -> None:
         self.limit = limit
         self.drain = drain
         # Metadata is ASCII (gRPC over HTTP/2); a setting may be anything.

@@ -53,7 +53,7 @@ class Calls:
         read."""
         authorization, telemetry = self.authorization, self.telemetry
         limit = self.stream_limit if handler.response_streaming and self.stream_limit is not None else self.limit
-        method = Method(path, handler, limit, self.name, self.drain)
+        method = Method(handler, limit, self.name, self.drain)
         behavior, serialize = _behavior(handler), _none if handler.response_streaming else method.serialize
 
         async def call(_: object, received: Any) -> bytes:
@@ -71,7 +71,7 @@ class Calls:
                 response = await behavior(request, context)
                 ended = True
                 # With a status other than OK, gRPC sends no response.
-                return b"" if received.code() is not None and _status(received) else serialize(response)
+                return b"" if _status(received) else serialize(response)
             except (KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except RejectedError as error:

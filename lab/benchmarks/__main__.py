@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 
 from ..project import ProjectError, add_arguments, chosen
-from . import calls, client_process, registries, rolling_restart, server_interceptors, soak, stress, zones
+from . import calls, client_process, registries, rolling_restart, server, soak, stress, zones
 from .report import Row, as_json, from_json, table
 
 PARTS = ("calls", "layers", "changes", "updates", "processes", "server", "zones", "outages", "rolling")
@@ -70,7 +70,7 @@ def main() -> int:
     project = functools.cache(lambda: chosen(arguments, "benchmarks"))
     parts: dict[str, Callable[[], Iterator[Row]]] = {
         **{name: functools.partial(part, arguments.quick) for name, part in OF_DISCOVERY.items()},
-        "server": lambda: server_interceptors.measure(project()),
+        "server": lambda: server.measure(project()),
         "rolling": lambda: rolling_restart.measure(project(), *((1, 1000) if arguments.quick else ())),
         "stress": lambda: _long(stress.run(arguments.seconds)),
         "soak": lambda: _long(iter([soak.run(project(), arguments.seconds)])),
