@@ -1,0 +1,154 @@
+"""What `make deploy` and its like do besides `kubectl apply -k`: the image, what people need to see, and what is no longer needed.
+
+docs/operating.md lists the variables. Needs kubectl and Python's standard library, no virtual environment.
+"""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TLS, OVERLAY = (
+    "{{ cookiecutter.__prefix }}TLS__MODE",
+    "{{ cookiecutter.project_slug }}/overlay",
+)  # a setting, and the label of what an overlay names
+COMPONENT = (ROOT / "deploy/components/image/kustomization.yaml").read_text()
+NAME, TAG = [*re.findall(r"^ +new(?:Name|Tag): (\S+)", COMPONENT, re.MULTILINE), "", ""][:2]
+STUCK = {"ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CrashLoopBackOff"}
+APPLY = ("apply", "--server-side", "--field-manager=make-deploy", "--filename=-")
+given = {name: value for name, value in os.environ.items() if value}
+overlays = sorted(path.parent.name for path in ROOT.glob("deploy/overlays/*/kustomization.yaml"))
+
+
+def kubectl(*arguments: str, text: str = "", check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    """Exits with kubectl's own reason. No --request-timeout: with it, kubectl ignores the service account of the pod that it runs in."""
+    command = ["kubectl", *(["--namespace", given["NAMESPACE"]] if "NAMESPACE" in given else []), *arguments]
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, errors="backslashreplace", timeout=seconds)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        sys.exit(f"make: {error}; is kubectl installed, KUBECONFIG right, and the cluster up?")
+    if check and done.returncode:
+        sys.exit(f"make: `{' '.join(command)}` failed: {escaped(done.stderr)}")
+    return done
+
+
+def escaped(text: str) -> str:
+    """What a pod prints could control the terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+
+
+def image() -> str:
+    """IMAGE, or one whose tag is a digest of what it is made of, by paths relative to the project."""
+    excluded = [line[3:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("**/")]
+    sources = sorted(path.relative_to(ROOT) for path in (ROOT / "src").rglob("*") if path.is_file())
+    digest = hashlib.sha256(given.get("BASE_IMAGE", "").encode())
+    for path in (Path("Dockerfile"), Path(".dockerignore"), Path("requirements/image.lock"), *sources):
+        if not any(fnmatch(part, pattern) for part in path.parts for pattern in excluded):
+            digest.update(f"{path.as_posix()}\0".encode() + (ROOT / path).read_bytes() + b"\0")
+    return given.get("IMAGE") or f"{NAME}:{digest.hexdigest()[:12]}"
+
+
+def render(overlay: str) -> str:
+    """What `kubectl apply -k` applies, with the image to deploy in place of that of components/image."""
+    text, ours = kubectl("kustomize", str(ROOT / "deploy/overlays" / overlay)).stdout, f" image: {NAME}:{TAG}\n"
+    if ours in text:
+        version = re.split("[:@]", image())[-1][:63]
+        text = re.sub(r"(app.kubernetes.io/version): .*", rf'\1: "{version}"', text.replace(ours, f" image: {image()}\n"))
+    return re.sub(r"gcr.io/etcd-development/etcd:\S+", given["ETCD_IMAGE"], text) if "ETCD_IMAGE" in given else text
+
+
+def names(text: str) -> set[str]:
+    """As resource.group/name; without kinds that this cluster does not have."""
+    return set(kubectl("create", "--dry-run=client", "--output=name", "--filename=-", text=text, check=False).stdout.split())
+
+
+def chosen() -> str:
+    """ENV or DISCOVERY; else the overlay that runs, so that a forgotten variable changes nothing; else the project's default."""
+    kubectl("get", "--raw=/version", seconds=20)
+    running = json.loads(kubectl("get", "deployments", f"--selector={OVERLAY}", "--output=json").stdout)["items"]
+    before = next((item["metadata"]["labels"][OVERLAY] for item in running), "")
+    overlay = given.get("ENV") or given.get("DISCOVERY") or before or "{{ cookiecutter.discovery }}"
+    if overlay not in overlays:
+        sys.exit(f"make: there is no deploy/overlays/{overlay}; choose one of {', '.join(overlays)}")
+    if overlay != before and TLS in json.dumps(running) and TLS not in render(overlay):
+        sys.exit(f"make: {before} runs with TLS, and deploy/overlays/{overlay} would turn it off; add components/mtls to it")
+    if "IMAGE" in given and f" image: {image()}\n" not in render(overlay):
+        sys.exit(f"make: IMAGE={image()} would not be used: deploy/overlays/{overlay} names an image itself; change it there")
+    return overlay
+
+
+def check() -> None:
+    """Refuse what cannot be done before anything is; print the image that must be built, if one must."""
+    if f" image: {image()}\n" in render(chosen()) and "IMAGE" not in given:
+        if image().startswith("localhost/") and "LOAD_IMAGE" not in given:
+            sys.exit(f"make: {image()} names no image registry; set newName in deploy/components/image, or IMAGE, or LOAD_IMAGE")
+        print(image())
+
+
+def apply() -> None:
+    """Apply, wait until all pods are new and ready, and delete what only other overlays name."""
+    text, force = render(chosen()), list[str]()
+    done = kubectl(*APPLY, "--dry-run=server", text=text, check=False)
+    if "conflict" in done.stderr and ".spec.replicas" not in done.stderr:  # the number of replicas may be an autoscaler's
+        force = ["--force-conflicts"]  # against `kubectl rollout undo`, `kubectl edit`, `kubectl apply`
+        done = kubectl(*APPLY, *force, "--dry-run=server", text=text, check=False)
+    if done.returncode:
+        sys.exit(f"make: nothing has been changed; kubectl says: {escaped(done.stderr)}")
+    print(kubectl(*APPLY, *force, text=text).stdout, end="", flush=True)
+    for name in sorted(each for each in names(text) if each.startswith(("deployment.", "statefulset."))):
+        wait(name)
+    delete({name for other in overlays for name in names(render(other))} - names(text), "--wait=false")
+
+
+def wait(name: str) -> None:
+    """Exits with events and logs if a new pod cannot start, which two looks in a row show, or after TIMEOUT seconds (300)."""
+    until, before, shown = time.monotonic() + float(given.get("TIMEOUT", "300")), set[str](), ""
+    while (done := kubectl("rollout", "status", name, "--timeout=5s", check=False)).returncode:
+        owner = re.search(r"NewReplicaSet: +(\S+)", kubectl("describe", name, check=False).stdout)
+        rows = [row.split() for row in kubectl("get", "pods", "--no-headers", check=False).stdout.splitlines()]
+        newest = [row for row in rows if row[0].startswith(f"{owner[1] if owner else name.partition('/')[2]}-")]
+        stuck = {row[0] for row in newest if row[2] in STUCK}
+        if stuck & before or time.monotonic() > until:
+            for pod in [row[0] for row in newest if row[1].split("/")[0] != row[1].split("/")[1]][:3]:
+                for show in (["events", f"--for=pod/{pod}"], ["logs", pod, "--tail=9", "--previous"], ["logs", pod, "--tail=9"]):
+                    print(escaped(kubectl(*show, check=False).stdout), end="", flush=True)
+            sys.exit(f"make: {name} is not rolled out: {escaped(done.stdout + done.stderr)}")
+        print(done.stdout if done.stdout != shown else "", end="", flush=True)
+        before, shown = stuck, done.stdout
+    print(done.stdout, end="", flush=True)
+
+
+def delete(those: set[str], *arguments: str) -> None:
+    """Deployments first, callers before servers. The label keeps what has such a name by chance."""
+    for kind, _, name in (
+        each.partition("/") for each in sorted(those, key=lambda each: (not each.startswith("deployment"), each))
+    ):
+        which = (f"--field-selector=metadata.name={name}", f"--selector={OVERLAY}")
+        print(kubectl("delete", kind, *which, *arguments).stdout.replace("No resources found\n", ""), end="", flush=True)
+
+
+def undeploy() -> None:
+    """Delete what the overlays name, and wait for the pods' end."""
+    kubectl("get", "--raw=/version", seconds=20)
+    delete({name for overlay in overlays for name in names(render(overlay))}, "--cascade=foreground")
+
+
+def escape() -> None:
+    """Standard input, line by line."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make logs | head`
+    sys.stdin.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for line in sys.stdin:
+        print(escaped(line), end="", flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    commands = {"check": check, "apply": apply, "undeploy": undeploy, "escape": escape}
+    commands.get(sys.argv[1], lambda: print(render(chosen()) if sys.argv[1] == "render" else image(), end=""))()
