@@ -1,7 +1,4 @@
-"""What `make deploy` and its like do besides `kubectl apply -k`: the image, what people need to see, and what is no longer needed.
-
-docs/operating.md lists the variables. Needs kubectl and Python's standard library, no virtual environment.
-"""
+"""What `make deploy` and `make undeploy` do besides `kubectl apply -k`. Needs kubectl and Python's standard library, no virtual environment."""
 
 import hashlib
 import json
@@ -23,13 +20,13 @@ COMPONENT = (ROOT / "deploy/components/image/kustomization.yaml").read_text()
 NAME, TAG = [*re.findall(r"^ +new(?:Name|Tag): (\S+)", COMPONENT, re.MULTILINE), "", ""][:2]
 STUCK = {"ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CrashLoopBackOff"}
 APPLY = ("apply", "--server-side", "--field-manager=make-deploy", "--filename=-")
-given = {name: value for name, value in os.environ.items() if value}
+given = {"NAMESPACE": "", "TIMEOUT": "300"} | {name: value for name, value in os.environ.items() if value}
 overlays = sorted(path.parent.name for path in ROOT.glob("deploy/overlays/*/kustomization.yaml"))
 
 
 def kubectl(*arguments: str, text: str = "", check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     """Exits with kubectl's own reason. No --request-timeout: with it, kubectl ignores the service account of the pod that it runs in."""
-    command = ["kubectl", *(["--namespace", given["NAMESPACE"]] if "NAMESPACE" in given else []), *arguments]
+    command = ["kubectl", f"--namespace={given['NAMESPACE']}", *arguments]
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, errors="backslashreplace", timeout=seconds)
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
@@ -59,18 +56,20 @@ def render(overlay: str) -> str:
     """What `kubectl apply -k` applies, with the image to deploy in place of that of components/image."""
     text, ours = kubectl("kustomize", str(ROOT / "deploy/overlays" / overlay)).stdout, f" image: {NAME}:{TAG}\n"
     if ours in text:
-        version = re.split("[:@]", image())[-1][:63]
+        version = "".join(re.findall(r"[:@]([^/:]{1,63})[^/:]*$", image())) or "latest"
         text = re.sub(r"(app.kubernetes.io/version): .*", rf'\1: "{version}"', text.replace(ours, f" image: {image()}\n"))
     return re.sub(r"gcr.io/etcd-development/etcd:\S+", given["ETCD_IMAGE"], text) if "ETCD_IMAGE" in given else text
 
 
 def names(text: str) -> set[str]:
-    """As resource.group/name; without kinds that this cluster does not have."""
+    # As resource.group/name, and without kinds that this cluster does not have.
     return set(kubectl("create", "--dry-run=client", "--output=name", "--filename=-", text=text, check=False).stdout.split())
 
 
 def chosen() -> str:
     """ENV or DISCOVERY; else the overlay that runs, so that a forgotten variable changes nothing; else the project's default."""
+    if not given["TIMEOUT"].isdecimal():
+        sys.exit(f"make: TIMEOUT={given['TIMEOUT']} is not a number of seconds; write for example TIMEOUT=300")
     kubectl("get", "--raw=/version", seconds=20)
     running = json.loads(kubectl("get", "deployments", f"--selector={OVERLAY}", "--output=json").stdout)["items"]
     before = next((item["metadata"]["labels"][OVERLAY] for item in running), "")
@@ -79,6 +78,7 @@ def chosen() -> str:
         sys.exit(f"make: there is no deploy/overlays/{overlay}; choose one of {', '.join(overlays)}")
     if overlay != before and TLS in json.dumps(running) and TLS not in render(overlay):
         sys.exit(f"make: {before} runs with TLS, and deploy/overlays/{overlay} would turn it off; add components/mtls to it")
+    given["NAMESPACE"] = given["NAMESPACE"] or "".join(re.findall(r"^  namespace: (\S+)", render(overlay), re.MULTILINE)[:1])
     if "IMAGE" in given and f" image: {image()}\n" not in render(overlay):
         sys.exit(f"make: IMAGE={image()} would not be used: deploy/overlays/{overlay} names an image itself; change it there")
     return overlay
@@ -87,29 +87,27 @@ def chosen() -> str:
 def check() -> None:
     """Refuse what cannot be done before anything is; print the image that must be built, if one must."""
     if f" image: {image()}\n" in render(chosen()) and "IMAGE" not in given:
-        if image().startswith("localhost/") and "LOAD_IMAGE" not in given:
-            sys.exit(f"make: {image()} names no image registry; set newName in deploy/components/image, or IMAGE, or LOAD_IMAGE")
-        print(image())
+        nowhere = f"make: {image()} names no image registry; set newName in deploy/components/image, or IMAGE, or LOAD_IMAGE"
+        sys.exit(nowhere) if image().startswith("localhost/") and "LOAD_IMAGE" not in given else print(image())
 
 
 def apply() -> None:
     """Apply, wait until all pods are new and ready, and delete what only other overlays name."""
     text, force = render(chosen()), list[str]()
+    wanted, named = names(text), {name for overlay in overlays for name in names(render(overlay))}
     done = kubectl(*APPLY, "--dry-run=server", text=text, check=False)
     if "conflict" in done.stderr and ".spec.replicas" not in done.stderr:  # the number of replicas may be an autoscaler's
         force = ["--force-conflicts"]  # against `kubectl rollout undo`, `kubectl edit`, `kubectl apply`
-        done = kubectl(*APPLY, *force, "--dry-run=server", text=text, check=False)
-    if done.returncode:
-        sys.exit(f"make: nothing has been changed; kubectl says: {escaped(done.stderr)}")
+    kubectl(*APPLY, *force, "--dry-run=server", text=text)  # what would be refused, before anything is changed
     print(kubectl(*APPLY, *force, text=text).stdout, end="", flush=True)
-    for name in sorted(each for each in names(text) if each.startswith(("deployment.", "statefulset."))):
+    for name in sorted(each for each in wanted if each.startswith(("deployment.", "statefulset."))):
         wait(name)
-    delete({name for other in overlays for name in names(render(other))} - names(text), "--wait=false")
+    delete(named - wanted, "--wait=false")
 
 
 def wait(name: str) -> None:
     """Exits with events and logs if a new pod cannot start, which two looks in a row show, or after TIMEOUT seconds (300)."""
-    until, before, shown = time.monotonic() + float(given.get("TIMEOUT", "300")), set[str](), ""
+    until, before, shown = time.monotonic() + int(given["TIMEOUT"]), set[str](), ""
     while (done := kubectl("rollout", "status", name, "--timeout=5s", check=False)).returncode:
         owner = re.search(r"NewReplicaSet: +(\S+)", kubectl("describe", name, check=False).stdout)
         rows = [row.split() for row in kubectl("get", "pods", "--no-headers", check=False).stdout.splitlines()]
@@ -136,19 +134,17 @@ def delete(those: set[str], *arguments: str) -> None:
 
 def undeploy() -> None:
     """Delete what the overlays name, and wait for the pods' end."""
-    kubectl("get", "--raw=/version", seconds=20)
+    chosen()
     delete({name for overlay in overlays for name in names(render(overlay))}, "--cascade=foreground")
 
 
 def escape() -> None:
-    """Standard input, line by line."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make logs | head`
     sys.stdin.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     for line in sys.stdin:
         print(escaped(line), end="", flush=True)
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    commands = {"check": check, "apply": apply, "undeploy": undeploy, "escape": escape}
-    commands.get(sys.argv[1], lambda: print(render(chosen()) if sys.argv[1] == "render" else image(), end=""))()
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+commands = {"check": check, "apply": apply, "undeploy": undeploy, "escape": escape}
+commands.get(sys.argv[1], lambda: print(render(chosen()) if sys.argv[1] == "render" else image(), end=""))()
