@@ -71,7 +71,7 @@ clean: ## remove what make has created
 lock: $(installed) $(tooled) ## update all locks, here and in template/requirements
 	@$(tools)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11 requirements.in -o requirements.lock
 	@rm -rf build/lock && $(bin)/python -m tests.bake build/lock >&2
-	@$(MAKE) --no-print-directory -C build/lock/greeter lock VENV="$$PWD/build/venv"
+	@$(MAKE) --no-print-directory -C build/lock/greeter lock-packages VENV="$$PWD/build/venv"
 	@for lock in dev image tools; do \
 		sed 's/greeter (pyproject.toml)/{{ cookiecutter.project_slug }} (pyproject.toml)/' build/lock/greeter/requirements/$$lock.lock > template/requirements/$$lock.lock; \
 	done

@@ -12,7 +12,7 @@ from tests.bake import ROOT
 
 FOLDER = ROOT / "template" / "requirements"
 LOCKS = {path.name: path for path in (ROOT / "requirements.lock", *sorted(FOLDER.glob("*.lock")))}
-EXTRAS = {"dev.lock": None, "image.lock": ("server", "dns", "kubernetes", "otlp")}
+EXTRAS = {"dev.lock": None, "image.lock": ("server", "dns", "otlp")}
 """Which of the project's extras a lock has, those that they name included; None is all."""
 MAKEFILE = (ROOT / "template/Makefile").read_text()
 UV = " ".join(re.findall(r"^compile = \$\(tools\)/(uv .+)", MAKEFILE, re.MULTILINE)).replace(" --quiet --upgrade", "")
