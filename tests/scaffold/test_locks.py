@@ -4,11 +4,12 @@ import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from tests.bake import ROOT
+from tests.bake import ROOT, bake, make, run_make
 
 FOLDER = ROOT / "template" / "requirements"
 LOCKS = {path.name: path for path in (ROOT / "requirements.lock", *sorted(FOLDER.glob("*.lock")))}
@@ -136,3 +137,18 @@ def test_renovate_can_read_how_a_lock_is_made(lock: str) -> None:
     assert LOCKS[lock].read_text().startswith(HEADERS[lock])
     for argument in HEADERS[lock].partition("uv pip compile ")[2].split():
         assert re.fullmatch(RENOVATE, argument), argument
+
+
+def test_a_base_image_whose_digest_cannot_be_read_stays_as_it_is_and_make_says_so(tmp_path: Path) -> None:
+    """With an exit status, or a check would take the old one for the newest; a Dockerfile that names no BASE_IMAGE is left alone."""
+    project = bake(tmp_path)
+    dockerfile = project / "Dockerfile"
+    text = re.sub("(?m)^ARG BASE_IMAGE=.*", "ARG BASE_IMAGE=127.0.0.1:1/python:3", dockerfile.read_text())
+    dockerfile.write_text(text)
+    done = run_make(project, "lock-base-image")
+    assert done.returncode != 0
+    assert "the base image 127.0.0.1:1/python:3 is not" in done.stderr
+    assert dockerfile.read_text() == text
+    assert not (project / "Dockerfile.locked").exists()
+    dockerfile.write_text("FROM scratch\n")
+    assert "lock-base-image" not in make(project, "--dry-run", "--debug=b", "lock")
