@@ -13,8 +13,8 @@ from tests.bake import ROOT, bake, make, run_make
 
 FOLDER = ROOT / "template" / "requirements"
 LOCKS = {path.name: path for path in (ROOT / "requirements.lock", *sorted(FOLDER.glob("*.lock")))}
-EXTRAS = {"dev.lock": None, "image.lock": ("server", "dns", "otlp")}
-"""Which of the project's extras a lock has, those that they name included; None is all."""
+EXTRAS = {"dev.lock": None, "image.lock": ["server", "otlp"]}
+"""Which of the project's extras a lock has; None is all."""
 MAKEFILE = (ROOT / "template/Makefile").read_text()
 UV = " ".join(re.findall(r"^compile = \$\(tools\)/(uv .+)", MAKEFILE, re.MULTILINE)).replace(" --quiet --upgrade", "")
 HEADERS = {
@@ -72,16 +72,22 @@ def test_no_package_is_without_a_hash(lock: str) -> None:
 
 
 def declared(lock: str) -> list[Requirement]:
-    """What a lock is made from. The template's own declaration holds markup, but not in these lines."""
+    """What a lock is made from."""
     inputs = {"requirements.lock": ROOT / "requirements.in", "tools.lock": FOLDER / "tools.in"}
     if lock in inputs:
         return [Requirement(line) for line in inputs[lock].read_text().splitlines() if line and not line.startswith("#")]
-    text = (ROOT / "template" / "pyproject.toml").read_text()
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("{%") and "{{" not in line]
-    project = tomllib.loads("\n".join(lines))["project"]
+    text = (ROOT / "template" / "pyproject.toml").read_text().replace("{{ cookiecutter.project_slug }}", "greeter")
+    # Other lines with markup name no package.
+    project = tomllib.loads("\n".join(line for line in text.splitlines() if "{%" not in line and "{{" not in line))["project"]
     extras = project["optional-dependencies"]
-    chosen = [entry for extra in EXTRAS[lock] or extras for entry in extras[extra]]
-    return [Requirement(entry) for entry in [*project["dependencies"], *chosen]]
+    found, chosen = list(map(Requirement, project["dependencies"])), list(EXTRAS[lock] or extras)
+    for extra in chosen:
+        for requirement in map(Requirement, extras[extra]):
+            if requirement.name == "greeter":
+                chosen += requirement.extras - {*chosen}
+            else:
+                found.append(requirement)
+    return found
 
 
 @pytest.mark.parametrize("lock", LOCKS)
