@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from dotenv import dotenv_values
 ROOT = Path(__file__).parents[1]
 PREFIX = "{{ cookiecutter.__prefix }}"
 OVERLAYS = sorted(path.parent.name for path in ROOT.glob("deploy/overlays/*/kustomization.yaml"))
-HEALTH_PORT = {"server": "SERVER__PORT", "client": "CLIENT__HEALTH_PORT"}
-"""The setting of the port that a program's probes use."""
+EXAMPLES = {"status.podIP": "10.1.2.3"}
+"""What only a running pod has."""
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl on PATH, and no cluster")
 
@@ -32,7 +33,7 @@ def objects(overlay: str) -> list[dict[str, Any]]:
 
 
 def pods(overlay: str) -> dict[str, dict[str, Any]]:
-    """The pods that run this project's image, by the program in them."""
+    """The pods of the Deployments, by the program in them."""
     specs = [item["spec"]["template"]["spec"] for item in objects(overlay) if item["kind"] == "Deployment"]
     return {spec["containers"][0]["name"]: spec for spec in specs}
 
@@ -40,13 +41,12 @@ def pods(overlay: str) -> dict[str, dict[str, Any]]:
 @cache
 def settings(overlay: str, program: str) -> dict[str, str]:
     """The settings in effect in a pod, as the program prints them; unknown names and invalid combinations are errors."""
-    container = pods(overlay)[program]["containers"][0]
-    maps = {item["metadata"]["name"]: item["data"] for item in objects(overlay) if item["kind"] == "ConfigMap"}
-    given = {name: value for source in container["envFrom"] for name, value in maps[source["configMapRef"]["name"]].items()}
+    container, given = pods(overlay)[program]["containers"][0], dict[str, str]()
     memory = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) * 2**20
-    sources = {"fieldRef": "10.1.2.3", "resourceFieldRef": str(memory)}
-    for entry in container.get("env", []):
-        given[entry["name"]] = entry["value"] if "value" in entry else sources[next(iter(entry["valueFrom"]))]
+    for entry in container["env"]:
+        source = entry.get("valueFrom", {})
+        value = str(memory) if "resourceFieldRef" in source else EXAMPLES.get(source.get("fieldRef", {}).get("fieldPath"), "")
+        given[entry["name"]] = entry.get("value", value)
     given.pop(f"{PREFIX}SETTINGS_DIR", None)  # a folder of the pod
     clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     command = [sys.executable, *container["args"], "--print-settings"]
@@ -71,11 +71,24 @@ def test_every_overlay_renders_with_settings_that_the_programs_know(overlay: str
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_probes_ask_the_port_on_which_the_program_answers(overlay: str) -> None:
+def test_a_variable_refers_to_those_before_it_and_no_name_is_there_twice(overlay: str) -> None:
+    """Kubernetes replaces $(NAME) by what comes before, and server-side apply refuses a name that is there twice."""
+    for spec in pods(overlay).values():
+        names = list[str]()
+        for entry in spec["containers"][0]["env"]:
+            assert {*re.findall(r"\$\((\w+)\)", entry.get("value", ""))} <= {*names}, entry
+            assert entry["name"] not in names
+            names.append(entry["name"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_probes_ask_a_port_on_which_the_program_answers_without_tls(overlay: str) -> None:
     """Liveness probes use the name that stays SERVING during a drain and while a registry is down."""
     for program, spec in pods(overlay).items():
-        container, port = spec["containers"][0], int(settings(overlay, program)[HEALTH_PORT[program]])
-        assert [entry["containerPort"] for entry in container["ports"]] == [port]
+        container, given = spec["containers"][0], settings(overlay, program)
+        ports = ["SERVER__HEALTH_PORT", "SERVER__PORT"] if program == "server" else ["CLIENT__HEALTH_PORT"]
+        port = next(int(given[name]) for name in ports if given[name] != "none")
+        assert port in [entry["containerPort"] for entry in container["ports"]]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert container[probe]["grpc"]["port"] == port
         assert container["livenessProbe"]["grpc"]["service"] == "liveness"
@@ -93,11 +106,8 @@ def test_the_pods_have_the_time_that_a_drain_takes(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_setting_rolls_the_pods_and_no_pod_is_privileged(overlay: str) -> None:
-    """A ConfigMap's name changes with its content; every pod fits the restricted Pod Security Standard."""
-    for program, spec in pods(overlay).items():
-        container = spec["containers"][0]
-        assert all(len(source["configMapRef"]["name"].rpartition("-")[2]) == 10 for source in container["envFrom"]), program
-        assert spec["securityContext"]["runAsNonRoot"]
-        assert not container["securityContext"]["allowPrivilegeEscalation"]
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+def test_an_image_by_digest_is_the_one_that_runs(overlay: str) -> None:
+    """`images` of an overlay names an image as components/image does; otherwise kustomize would leave it out without a word."""
+    images = yaml.safe_load((ROOT / "deploy/overlays" / overlay / "kustomization.yaml").read_text()).get("images", [])
+    for image in [f"{item['newName']}@{item['digest']}" for item in images if "digest" in item]:
+        assert {spec["containers"][0]["image"] for spec in pods(overlay).values()} == {image}
