@@ -8,9 +8,10 @@
 | `faults(channel, ...)` | some calls are aborted or delayed by gRPC itself |
 | `etcd()`, `dns_server()`, `api_server()` | a registry for each source: `set`, `stop`, `start`, `freeze`, `thaw`, and `config` to reach it |
 | `Proxy(address)` | a network between a client and a server or registry, to cut, refuse, silence |
+| `python -m discovery.testing.certificates` | certificates of a CA for a server and a client |
 | `discovery.Manual` | the registry of the scheme manual |
 
-It needs what the library needs; `etcd()` needs etcd on PATH, `dns_server()` dnslib, `api_server(tls=True)` trustme: the extra
+It needs what the library needs; `etcd()` needs etcd on PATH, `dns_server()` dnslib, `api_server(tls=True)` and certificates trustme: the extra
 `testing`. All are context managers that end what they started. Methods block: in an event loop call the slow ones, such as
 `restart`, by `asyncio.to_thread`.
 """

@@ -305,8 +305,8 @@ async def test_certificates_change_under_load_and_no_call_is_lost(
 
 def test_what_make_certs_prints_into_a_dotenv_file_starts_the_pair(tmp_path: Path) -> None:
     """Both sides from one file, in the folder that it lies in."""
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT.folder)}
-    command = [str(PROJECT.python), "-m", "deploy.certificates"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT.folder / "src")}
+    command = [str(PROJECT.python), "-m", f"{PROJECT.package}.discovery.testing.certificates", PROJECT.slug, PROJECT.prefix]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     (tmp_path / ".env").write_text("\n".join(line for line in done.stdout.splitlines() if line.startswith(PROJECT.prefix)))

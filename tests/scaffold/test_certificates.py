@@ -17,8 +17,8 @@ from .rendered import PREFIX, VENV, project
 
 def run(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command that make calls, with make's variables, in a folder of its own."""
-    environment = {**os.environ, "NAMESPACE": "", "PYTHONPATH": str(project()), **variables}
-    command = [str(VENV / "bin" / "python"), "-B", "-m", "deploy.certificates"]
+    environment = {**os.environ, "NAMESPACE": "", "PYTHONPATH": str(project() / "src"), **variables}
+    command = [str(VENV / "bin" / "python"), "-B", "-m", f"{SLUG}.discovery.testing.certificates", SLUG, PREFIX]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
 
