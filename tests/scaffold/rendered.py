@@ -72,16 +72,16 @@ def make(folder: Path, target: str, **variables: str) -> str:
     return done.stdout
 
 
-def text(folder: Path) -> str:
+def text(place: Path) -> str:
     """What `kubectl kustomize` prints for a folder as it lies."""
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["kubectl", "kustomize", str(place)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def kustomize(folder: Path) -> list[Object]:
+def kustomize(place: Path) -> list[Object]:
     """The objects of a folder as it lies."""
-    return list(yaml.safe_load_all(text(folder)))
+    return list(yaml.safe_load_all(text(place)))
 
 
 def on_top(deploy: Path, overlay: str, *, components: Sequence[str] = (), **fields: Any) -> Path:
@@ -100,19 +100,23 @@ def on_top(deploy: Path, overlay: str, *, components: Sequence[str] = (), **fiel
 
 
 @functools.cache
+def folder_of(overlay: str, *components: str) -> Path:
+    """An overlay of the project; with components that it does not list, a new one on top of it."""
+    deploy = project() / "deploy"
+    listed = kustomization(deploy / "overlays" / overlay)["components"]
+    added = [name for name in components if f"../../components/{name}" not in listed]
+    return on_top(deploy, overlay, components=added) if added else deploy / "overlays" / overlay
+
+
+@functools.cache
 def objects(overlay: str, *components: str) -> tuple[Object, ...]:
     """All objects of an overlay, with components besides its own."""
-    deploy = project() / "deploy"
-    if not components:
-        return tuple(kustomize(deploy / "overlays" / overlay))
-    own = kustomization(deploy / "overlays" / overlay)["components"]
-    added = [name for name in components if f"../../components/{name}" not in own]
-    return tuple(kustomize(on_top(deploy, overlay, components=added)))
+    return tuple(kustomize(folder_of(overlay, *components)))
 
 
-def kustomization(folder: Path) -> Object:
+def kustomization(place: Path) -> Object:
     """The file, read."""
-    found: Object = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    found: Object = yaml.safe_load((place / "kustomization.yaml").read_text())
     return found
 
 
