@@ -154,14 +154,20 @@ def test_the_page_on_sources_shows_the_one_that_the_suite_runs() -> None:
 
 
 def test_the_page_on_operating_names_every_variable_and_mode() -> None:
-    """The variables that the program reads, and the overlays and components that exist."""
+    """The variables that the project's make passes on, and the overlays and components that exist."""
     text = (ROOT / "template" / "docs" / "operating.md").read_text()
-    site = (ROOT / "template" / "deploy" / "site.py").read_text()
-    read = set(re.findall(r'variables(?:\.get\(|\[)"([A-Z_]+)"', site))
-    assert set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE)) == read
+    passed_on = set(re.findall(r"^export ([A-Z_]+) \?=", (ROOT / "template" / "Makefile").read_text(), re.MULTILINE))
+    rows = re.findall(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \|", text, re.MULTILINE)
+    assert set(re.findall(r"[A-Z_]+", " ".join(rows))) == passed_on - {"BUILDAH_LAYERS"}
     for folder in ("overlays", "components"):
         for path in (ROOT / "template" / "deploy" / folder).iterdir():
-            assert f"`{path.name}`" in text or f"`deploy/components/{path.name}`" in text, path.name
+            assert f"`{path.name}`" in text, path.name
+
+
+def test_no_page_of_a_project_names_a_command_or_variable_of_version_1() -> None:
+    """`make scale` and the like are gone, and so are ConfigMaps."""
+    for path in THEIRS:
+        assert not re.search(r"\b(COMPONENTS|BUILD|DRY_RUN)=|envFrom|configMapRef", path.read_text()), path.name
 
 
 def test_make_lists_every_command_with_what_it_does() -> None:

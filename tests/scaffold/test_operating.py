@@ -1,0 +1,111 @@
+"""docs/operating.md and docs/configuration.md of a project: their blocks fit the manifests, and do what the pages say of them."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.bake import ROOT, SLUG
+
+from .rendered import NEEDS_KUBECTL
+from .snippets import sections
+
+pytestmark = NEEDS_KUBECTL
+
+OPERATING, CONFIGURATION = "docs/operating.md", "docs/configuration.md"
+DNS_CACHE = "        - ipBlock: {cidr: 169.254.20.10/32}"
+BLOCKS = [(page, title) for page in (OPERATING, CONFIGURATION) for title in sections((ROOT / "template" / page).read_text())]
+
+Objects = dict[tuple[str, str], dict[str, Any]]
+
+
+def rendered(overlay: Path) -> Objects:
+    """By kind and name."""
+    done = subprocess.run(["kubectl", "kustomize", overlay], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(done.stdout)}
+
+
+@pytest.fixture
+def applied(greeter: Path) -> Callable[[str, str], Objects]:
+    """A section's blocks, applied to a fresh project; the overlay `kubernetes` afterwards."""
+
+    def apply(page: str, title: str) -> Objects:
+        for snippet in sections((greeter / page).read_text())[title]:
+            snippet.apply(greeter)
+        return rendered(greeter / "deploy" / "overlays" / "kubernetes")
+
+    return apply
+
+
+@pytest.mark.parametrize(("page", "title"), BLOCKS)
+def test_after_the_blocks_of_a_section_every_overlay_is_rendered(
+    greeter: Path, applied: Callable[[str, str], Objects], page: str, title: str
+) -> None:
+    """They are edits of files that a project has."""
+    applied(page, title)
+    for overlay in (greeter / "deploy" / "overlays").iterdir():
+        assert rendered(overlay)
+
+
+def test_a_caller_from_another_namespace_gets_the_role_and_is_admitted(applied: Callable[[str, str], Objects]) -> None:
+    """By its account, and by the labels of its pods in its namespace."""
+    found = applied(OPERATING, "Who may do what?")
+    binding = found["RoleBinding", f"{SLUG}-callers"]
+    assert ("Role", binding["roleRef"]["name"]) in found
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "frontend", "namespace": "shop"}]
+    rules = found["NetworkPolicy", f"{SLUG}-server"]["spec"]["ingress"]
+    assert [rule["ports"] for rule in rules] == [[{"port": 50051}]] * 2
+    assert rules[0]["from"][0].keys() == {"namespaceSelector", "podSelector"}
+
+
+def test_the_number_of_servers_is_a_line_of_an_overlay(applied: Callable[[str, str], Objects]) -> None:
+    """Of the servers only."""
+    found = applied(OPERATING, "Replicas")
+    assert found["Deployment", f"{SLUG}-server"]["spec"]["replicas"] == 5
+    assert found["Deployment", f"{SLUG}-load-generator"]["spec"]["replicas"] == 1
+
+
+def test_mtls_is_a_line_of_an_overlay(applied: Callable[[str, str], Objects]) -> None:
+    """On both sides."""
+    found = applied(CONFIGURATION, "TLS")
+    for side in ("server", "load-generator"):
+        env = found["Deployment", f"{SLUG}-{side}"]["spec"]["template"]["spec"]["containers"][0]["env"]
+        assert {"name": f"{SLUG.upper()}__TLS__MODE", "value": "mtls"} in env
+
+
+def test_the_address_of_a_dns_cache_goes_below_one_line_of_both_policies(greeter: Path) -> None:
+    """As a peer of the rule for port 53."""
+    assert f"`{DNS_CACHE}` below `- to: # DNS`" in (greeter / OPERATING).read_text()
+    for side in ("server", "client"):
+        policy = greeter / "deploy" / side / "network.yaml"
+        before, line, after = policy.read_text().partition("- to: # DNS\n")
+        assert line
+        policy.write_text(f"{before}{line}{DNS_CACHE}\n{after}")
+        rules = rendered(greeter / "deploy" / "overlays" / "dns")["NetworkPolicy", f"{SLUG}-{side}"]["spec"]["egress"]
+        [peers] = [rule["to"] for rule in rules if rule["ports"][0]["port"] == 53]
+        assert peers[0] == {"ipBlock": {"cidr": "169.254.20.10/32"}}
+
+
+def test_argo_cd_and_flux_deploy_the_image_that_the_examples_name(greeter: Path) -> None:
+    """Both edit the overlay's kustomization as these lines do: all pods of the pair run that image."""
+    text = (greeter / OPERATING).read_text().partition("## GitOps\n")[2].partition("```yaml\n")[2].partition("```")[0]
+    application, kustomization = [item["spec"] for item in yaml.safe_load_all(text)]
+    [image] = application["source"]["kustomize"]["images"]
+    name, _, new = image.partition("=")
+    [entry] = kustomization["images"]
+    assert [entry["name"], f"{entry['newName']}:{entry['newTag']}"] == [name, new]
+    assert kustomization["path"] == f"./{application['source']['path']}"
+    outer = greeter / "deploy" / "overlays" / "edited"
+    outer.mkdir()
+    lines = {"resources": ["../kubernetes"], "images": [entry], "namespace": kustomization["targetNamespace"]}
+    (outer / "kustomization.yaml").write_text(yaml.safe_dump(lines))
+    found = rendered(outer)
+    images = [
+        item["spec"]["template"]["spec"]["containers"][0]["image"] for (kind, _), item in found.items() if kind == "Deployment"
+    ]
+    assert images == [new, new]
+    assert {item["metadata"]["namespace"] for item in found.values()} == {"shop"}
