@@ -32,7 +32,7 @@ def next_steps(answers: Mapping[str, str]) -> str:
   cd {answers["project_slug"]}
   make run     three servers and a client in this terminal
   make test    the tests
-  make deploy  both on the cluster of your kubeconfig
+  make deploy  both on the cluster of your kubeconfig (docs/operating.md)
   make         everything else
 
 docs/your-own-service.md shows how to replace the example by your service.
