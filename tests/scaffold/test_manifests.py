@@ -334,6 +334,28 @@ def test_every_pods_egress_is_limited(overlay: str) -> None:
         assert not admitted(overlay, Flow(Pod(pod["metadata"]["labels"]), INTERNET, 443))
 
 
+def test_a_gateway_reaches_the_projects_service_and_nothing_else(tmp_path: Path) -> None:
+    """With the component: its pods by label and namespace, and the service of the proto file."""
+    gateway = Pod({"gateway.networking.k8s.io/gateway-name": "gateway"}, "gateways")
+    server = Pod(pods("dns")[SERVER]["metadata"]["labels"])
+    assert admitted("dns", Flow(gateway, server, 50051), "grpc-route")
+    for flow in (
+        Flow(Pod({}, "gateways"), server, 50051),
+        Flow(Pod(gateway.labels), server, 50051),
+        Flow(gateway, server, 22),
+    ):
+        assert not admitted("dns", flow, "grpc-route"), flow
+    assert not admitted("dns", Flow(gateway, server, 50051))
+    made = bake(tmp_path, project_name="Two Words", discovery="dns")
+    [proto] = (made / "proto").rglob("*.proto")
+    [package] = re.findall(r"^package (.*);", proto.read_text(), re.MULTILINE)
+    services = re.findall(r"^service (\w+)", proto.read_text(), re.MULTILINE)
+    found = kustomize(on_top(made / "deploy", "dns", components=["grpc-route"]))
+    [route] = [item for item in found if item["kind"] == "GRPCRoute"]
+    matches = [match["method"]["service"] for rule in route["spec"]["rules"] for match in rule["matches"]]
+    assert matches == [f"{package}.{service}" for service in services]
+
+
 @every_overlay
 def test_services_say_that_their_port_speaks_http2_without_tls(overlay: str) -> None:
     """For meshes, gateways and load balancers; etcd's is not ours to describe."""
