@@ -12,10 +12,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TLS, OVERLAY = (
-    "{{ cookiecutter.__prefix }}TLS__MODE",
-    "{{ cookiecutter.project_slug }}/overlay",
-)  # a setting, and the label of what an overlay names
+TLS = "{{ cookiecutter.__prefix }}TLS__MODE"
+OVERLAY = "{{ cookiecutter.project_slug }}/overlay"  # the label of what an overlay names
 COMPONENT = (ROOT / "deploy/components/image/kustomization.yaml").read_text()
 NAME, TAG = [*re.findall(r"^ +new(?:Name|Tag): (\S+)", COMPONENT, re.MULTILINE), "", ""][:2]
 STUCK = {"ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CrashLoopBackOff"}
@@ -93,12 +91,14 @@ def check() -> None:
 
 def apply() -> None:
     """Apply, wait until all pods are new and ready, and delete what only other overlays name."""
-    text, force = render(chosen()), list[str]()
+    text = render(chosen())
     wanted, named = names(text), {name for overlay in overlays for name in names(render(overlay))}
-    done = kubectl(*APPLY, "--dry-run=server", text=text, check=False)
-    if "conflict" in done.stderr and ".spec.replicas" not in done.stderr:  # the number of replicas may be an autoscaler's
-        force = ["--force-conflicts"]  # against `kubectl rollout undo`, `kubectl edit`, `kubectl apply`
-    kubectl(*APPLY, *force, "--dry-run=server", text=text)  # what would be refused, before anything is changed
+    # What would be refused, before anything is changed. Not bindings: they need their Role, which may not be there yet.
+    trial = "---\n".join(part for part in text.split("---\n") if "kind: RoleBinding\n" not in part)
+    done = kubectl(*APPLY, "--dry-run=server", text=trial, check=False)
+    # Forced against `kubectl rollout undo`, `edit`, `apply`; not over the number of replicas, which may be an autoscaler's.
+    force = ["--force-conflicts"] if "conflict" in done.stderr and ".spec.replicas" not in done.stderr else []
+    kubectl(*APPLY, *force, "--dry-run=server", text=trial)
     print(kubectl(*APPLY, *force, text=text).stdout, end="", flush=True)
     for name in sorted(each for each in wanted if each.startswith(("deployment.", "statefulset."))):
         wait(name)
