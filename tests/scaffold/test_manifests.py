@@ -72,14 +72,19 @@ def test_every_object_fits_the_schema(overlay: str, components: tuple[str, ...],
 def test_everything_has_the_recommended_labels(overlay: str, components: tuple[str, ...]) -> None:
     """Objects and pods; etcd's pods have no version, so that a release of the project does not restart etcd."""
     found = objects(overlay, *components)
-    templates = [item["spec"]["template"] for item in found if "template" in item.get("spec", {})]
+    templates = list(pods(overlay, *components).values())
     for item in [*found, *templates]:
         labels = {name.removeprefix(LABEL): value for name, value in item["metadata"]["labels"].items() if name.startswith(LABEL)}
-        component = labels["component"]
-        assert component in ("server", "client", "etcd")
+        assert labels["component"] in ("server", "client", "etcd") or item["kind"] in (
+            "ConfigMap",
+            "PrometheusRule",
+            "NetworkPolicy",
+        )
         assert labels["name"].startswith(f"{SLUG}-")
         assert (labels["instance"], labels["part-of"], labels["managed-by"]) == (SLUG, SLUG, "kustomize")
-        assert ("version" in labels) or component == "etcd", item["metadata"]
+        assert labels.get("version") or labels["component"] == "etcd", item["metadata"]
+    for template in templates:
+        assert ("version" in str(template["metadata"])) is (template["metadata"]["labels"][f"{LABEL}component"] != "etcd")
     for item in found:
         assert item["metadata"]["name"].startswith(f"{SLUG}-"), "two projects can share a namespace"
 
@@ -358,10 +363,11 @@ def test_a_gateway_reaches_the_projects_service_and_nothing_else(tmp_path: Path)
 
 @every_overlay
 def test_services_say_that_their_port_speaks_http2_without_tls(overlay: str) -> None:
-    """For meshes, gateways and load balancers; etcd's is not ours to describe."""
-    for name in (SERVER, f"{SERVER}-headless"):
-        [port] = of_kind(overlay, "Service")[name]["spec"]["ports"]
-        assert (port["name"], port["port"], port["appProtocol"]) == ("grpc", 50051, "kubernetes.io/h2c")
+    """For meshes, gateways and load balancers."""
+    ports = {name: [port["port"] for port in item["spec"]["ports"]] for name, item in of_kind(overlay, "Service").items()}
+    assert ports == {SERVER: [50051], f"{SERVER}-headless": [50051]} | ({ETCD: [2379]} if overlay == "etcd" else {})
+    for item in of_kind(overlay, "Service").values():
+        assert item["spec"]["ports"][0]["appProtocol"] == "kubernetes.io/h2c"
 
 
 def test_every_pod_has_its_zone_and_servers_are_spread_over_them() -> None:
