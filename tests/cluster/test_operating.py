@@ -107,6 +107,19 @@ def test_an_autoscaler_is_turned_off(cluster: Cluster) -> None:
     assert cluster.replicas() == (3, False)
 
 
+def test_clients_are_replaced_before_servers(cluster: Cluster) -> None:
+    """By the page's commands for leaving a mode in which clients see new servers late: the servers stay as they are."""
+    cluster.run(APPLY["make"].format("native-dns"))
+    block = cluster.from_page("DISCOVERY=kubernetes python3").replace("python3", f"NAMESPACE={cluster.namespace} python3")
+    cluster.run(block)
+    found = {each["metadata"]["name"]: each for each in json.loads(cluster.run("kubectl get deployments --output=json"))["items"]}
+    assert found[f"{SLUG}-server"]["metadata"]["generation"] == 1
+    client = found[f"{SLUG}-load-generator"]["spec"]["template"]["spec"]
+    targets = [entry["value"] for entry in client["containers"][0]["env"] if entry["name"].endswith("CLIENT__TARGET")]
+    assert targets == [f"kubernetes:///{SLUG}-server:grpc"]
+    assert client["automountServiceAccountToken"]
+
+
 def test_the_command_without_make_removes_what_a_client_side_apply_has_left(cluster: Cluster) -> None:
     """A setting of another overlay."""
     cluster.run(APPLY["kubectl"].format("etcd"))
