@@ -128,6 +128,13 @@ def test_the_command_without_make_removes_what_a_client_side_apply_has_left(clus
     assert not [entry["name"] for entry in env if "REGISTRATION__TARGET" in entry["name"]]
 
 
+def test_a_client_side_apply_after_a_server_side_one_leaves_settings_of_the_mode_before(cluster: Cluster) -> None:
+    """So the page asks for one or the other."""
+    cluster.run(APPLY["make"].format("etcd"))
+    cluster.run(APPLY["kubectl"].format("kubernetes"))
+    assert "REGISTRATION__TARGET" in cluster.run(f"kubectl get {SERVER} --output=yaml")
+
+
 def test_who_deploys_needs_rights_in_one_namespace_only(cluster: Cluster, tmp_path: Path) -> None:
     """Those of the page's command: the first `make deploy`, with a Role that it makes itself, and `make undeploy`."""
     cluster.run("kubectl create serviceaccount deployer")

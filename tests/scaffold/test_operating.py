@@ -16,7 +16,7 @@ from .snippets import sections
 pytestmark = NEEDS_KUBECTL
 
 OPERATING, CONFIGURATION = "docs/operating.md", "docs/configuration.md"
-DNS_CACHE = "        - ipBlock: {cidr: 169.254.20.10/32}"
+DNS, DNS_CACHE = "    - to: # DNS\n", "        - ipBlock: {cidr: 169.254.20.10/32}\n"
 BLOCKS = [(page, title) for page in (OPERATING, CONFIGURATION) for title in sections((ROOT / "template" / page).read_text())]
 
 Objects = dict[tuple[str, str], dict[str, Any]]
@@ -79,12 +79,11 @@ def test_mtls_is_a_line_of_an_overlay(applied: Callable[[str, str], Objects]) ->
 
 def test_the_address_of_a_dns_cache_goes_below_one_line_of_both_policies(greeter: Path) -> None:
     """As a peer of the rule for port 53."""
-    assert f"`{DNS_CACHE}` below `- to: # DNS`" in (greeter / OPERATING).read_text()
+    assert f"```yaml\n{DNS}{DNS_CACHE}```" in (greeter / OPERATING).read_text()
     for side in ("server", "client"):
         policy = greeter / "deploy" / side / "network.yaml"
-        before, line, after = policy.read_text().partition("- to: # DNS\n")
-        assert line
-        policy.write_text(f"{before}{line}{DNS_CACHE}\n{after}")
+        assert policy.read_text().count(DNS) == 1
+        policy.write_text(policy.read_text().replace(DNS, DNS + DNS_CACHE))
         rules = rendered(greeter / "deploy" / "overlays" / "dns")["NetworkPolicy", f"{SLUG}-{side}"]["spec"]["egress"]
         [peers] = [rule["to"] for rule in rules if rule["ports"][0]["port"] == 53]
         assert peers[0] == {"ipBlock": {"cidr": "169.254.20.10/32"}}
