@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TLS = "{{ cookiecutter.__prefix }}TLS__MODE"
 OVERLAY = "{{ cookiecutter.project_slug }}/overlay"  # the label of what an overlay names
 COMPONENT = (ROOT / "deploy/components/image/kustomization.yaml").read_text()
-NAME, TAG = [*re.findall(r"^ +new(?:Name|Tag): (\S+)", COMPONENT, re.MULTILINE), "", ""][:2]
+NAME, TAG = [*re.findall(r"^ +new(?:Name|Tag): ['\"]?([^\s'\"]+)", COMPONENT, re.MULTILINE), "", ""][:2]
 STUCK = {"ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CrashLoopBackOff"}
 APPLY = ("apply", "--server-side", "--field-manager=make-deploy", "--filename=-")
 given = {"NAMESPACE": "", "TIMEOUT": "300"} | {name: value for name, value in os.environ.items() if value}
@@ -54,55 +54,57 @@ def render(overlay: str) -> str:
     """What `kubectl apply -k` applies, with the image to deploy in place of that of components/image."""
     text, ours = kubectl("kustomize", str(ROOT / "deploy/overlays" / overlay)).stdout, f" image: {NAME}:{TAG}\n"
     if ours in text:
-        version = "".join(re.findall(r"[:@]([^/:]{1,63})[^/:]*$", image())) or "latest"
+        version = "".join(re.findall(r"[:@]([^/:]{1,63})[^/:]*$", image())).strip("._-") or "latest"
         text = re.sub(r"(app.kubernetes.io/version): .*", rf'\1: "{version}"', text.replace(ours, f" image: {image()}\n"))
     return re.sub(r"gcr.io/etcd-development/etcd:\S+", given["ETCD_IMAGE"], text) if "ETCD_IMAGE" in given else text
 
 
-def names(text: str) -> set[str]:
-    # As resource.group/name, and without kinds that this cluster does not have.
-    return set(kubectl("create", "--dry-run=client", "--output=name", "--filename=-", text=text, check=False).stdout.split())
+def named() -> set[str]:  # by all overlays, as resource.group/name; without kinds that this cluster does not have
+    create = ("create", "--dry-run=client", "--validate=false", "--output=name", "--filename=-")
+    return set(kubectl(*create, text="\n---\n".join(map(render, overlays)), check=False).stdout.split())
 
 
 def chosen() -> str:
     """ENV or DISCOVERY; else the overlay that runs, so that a forgotten variable changes nothing; else the project's default."""
     if not given["TIMEOUT"].isdecimal():
         sys.exit(f"make: TIMEOUT={given['TIMEOUT']} is not a number of seconds; write for example TIMEOUT=300")
+    overlay = given.get("ENV") or given.get("DISCOVERY") or "{{ cookiecutter.discovery }}"
+    if overlay not in overlays:
+        sys.exit(f"make: there is no deploy/overlays/{overlay}; choose one of {', '.join(overlays)}")
+    given["NAMESPACE"] = given["NAMESPACE"] or "".join(re.findall(r"^  namespace: (\S+)", render(overlay), re.MULTILINE)[:1])
     kubectl("get", "--raw=/version", seconds=20)
     running = json.loads(kubectl("get", "deployments", f"--selector={OVERLAY}", "--output=json").stdout)["items"]
     before = next((item["metadata"]["labels"][OVERLAY] for item in running), "")
-    overlay = given.get("ENV") or given.get("DISCOVERY") or before or "{{ cookiecutter.discovery }}"
-    if overlay not in overlays:
-        sys.exit(f"make: there is no deploy/overlays/{overlay}; choose one of {', '.join(overlays)}")
+    overlay = overlay if given.keys() & {"ENV", "DISCOVERY"} else before or overlay
     if overlay != before and TLS in json.dumps(running) and TLS not in render(overlay):
         sys.exit(f"make: {before} runs with TLS, and deploy/overlays/{overlay} would turn it off; add components/mtls to it")
-    given["NAMESPACE"] = given["NAMESPACE"] or "".join(re.findall(r"^  namespace: (\S+)", render(overlay), re.MULTILINE)[:1])
-    if "IMAGE" in given and f" image: {image()}\n" not in render(overlay):
-        sys.exit(f"make: IMAGE={image()} would not be used: deploy/overlays/{overlay} names an image itself; change it there")
     return overlay
 
 
 def check() -> None:
     """Refuse what cannot be done before anything is; print the image that must be built, if one must."""
-    if f" image: {image()}\n" in render(chosen()) and "IMAGE" not in given:
+    used = f" image: {image()}\n" in render(overlay := chosen())
+    if "IMAGE" in given and not used:
+        sys.exit(f"make: IMAGE={image()} would not be used: deploy/overlays/{overlay} names an image itself; change it there")
+    if used and "IMAGE" not in given:
         nowhere = f"make: {image()} names no image registry; set newName in deploy/components/image, or IMAGE, or LOAD_IMAGE"
         sys.exit(nowhere) if image().startswith("localhost/") and "LOAD_IMAGE" not in given else print(image())
 
 
 def apply() -> None:
     """Apply, wait until all pods are new and ready, and delete what only other overlays name."""
-    text = render(chosen())
-    wanted, named = names(text), {name for overlay in overlays for name in names(render(overlay))}
+    text, before = render(chosen()), named()
     # What would be refused, before anything is changed. Not bindings: they need their Role, which may not be there yet.
-    trial = "---\n".join(part for part in text.split("---\n") if "kind: RoleBinding\n" not in part)
+    trial = "---\n".join(part for part in text.split("---\n") if "\nkind: RoleBinding\n" not in part)
     done = kubectl(*APPLY, "--dry-run=server", text=trial, check=False)
     # Forced against `kubectl rollout undo`, `edit`, `apply`; not over the number of replicas, which may be an autoscaler's.
     force = ["--force-conflicts"] if "conflict" in done.stderr and ".spec.replicas" not in done.stderr else []
     kubectl(*APPLY, *force, "--dry-run=server", text=trial)
-    print(kubectl(*APPLY, *force, text=text).stdout, end="", flush=True)
+    print(applied := kubectl(*APPLY, *force, text=text).stdout, end="", flush=True)
+    wanted = {line.split()[0] for line in applied.splitlines()}
     for name in sorted(each for each in wanted if each.startswith(("deployment.", "statefulset."))):
         wait(name)
-    delete(named - wanted, "--wait=false")
+    delete(before - wanted, "--wait=false")
 
 
 def wait(name: str) -> None:
@@ -125,9 +127,7 @@ def wait(name: str) -> None:
 
 def delete(those: set[str], *arguments: str) -> None:
     """Deployments first, callers before servers. The label keeps what has such a name by chance."""
-    for kind, _, name in (
-        each.partition("/") for each in sorted(those, key=lambda each: (not each.startswith("deployment"), each))
-    ):
+    for kind, name in sorted((each.split("/") for each in those), key=lambda each: (not each[0].startswith("deployment"), each)):
         which = (f"--field-selector=metadata.name={name}", f"--selector={OVERLAY}")
         print(kubectl("delete", kind, *which, *arguments).stdout.replace("No resources found\n", ""), end="", flush=True)
 
@@ -135,7 +135,7 @@ def delete(those: set[str], *arguments: str) -> None:
 def undeploy() -> None:
     """Delete what the overlays name, and wait for the pods' end."""
     chosen()
-    delete({name for overlay in overlays for name in names(render(overlay))}, "--cascade=foreground")
+    delete(named(), "--cascade=foreground")
 
 
 def escape() -> None:

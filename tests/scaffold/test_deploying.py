@@ -1,176 +1,184 @@
-"""What `make deploy` decides before it asks a cluster: what a site may choose, the order, and its sentences."""
+"""What deploy.py decides before it changes anything: which overlay, which image, and what it refuses. kubectl is real where it renders;
+what it says of a cluster is the test's."""
 
-import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.bake import SLUG
 
-from .rendered import MODES, NEEDS_KUBECTL, deploy, project
+from .rendered import NEEDS_KUBECTL, OVERLAYS, deploy, project
 
-Deployment = dict[str, Any]
-SERVER, CLIENT = f"{SLUG}-server", f"{SLUG}-client"
+pytestmark = NEEDS_KUBECTL
+
+IMAGE = "registry.example.com:5000/team/pair:1.2"
+
+KUBECTL = """#!/bin/sh
+case "$*" in
+    *" kustomize "*) exec '{kubectl}' "$@" ;;
+    *"--raw=/version") ;;
+    *"get deployments"*) cat '{running}' ;;
+    *) echo "the cluster is asked to $*" >&2; exit 1 ;;
+esac
+"""
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture(scope="module")
-def modules() -> Iterator[ModuleType]:
-    """The baked project's package, with its modules as attributes."""
-    sys.path.insert(0, str(project()))
-    try:
-        package = importlib.import_module("deploy")
-        for path in (project() / "deploy").glob("[a-z]*.py"):
-            importlib.import_module(f"deploy.{path.stem}")
-        yield package
-    finally:
-        sys.path.remove(str(project()))
-        for name in [name for name in sys.modules if name.partition(".")[0] == "deploy"]:
-            del sys.modules[name]
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """deploy.py on a cluster in which an overlay runs, or none does, with or without TLS."""
+    running, program = tmp_path / "running.json", tmp_path / "bin" / "kubectl"
+    program.parent.mkdir()
+    program.write_text(KUBECTL.format(kubectl=shutil.which("kubectl"), running=running))
+    program.chmod(0o755)
+
+    def started(
+        target: str, overlay: str = "", *, tls: bool = False, folder: Path | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        spec = {"env": [{"name": f"{SLUG.upper()}__TLS__MODE", "value": "mtls"}] if tls else []}
+        items = [{"metadata": {"labels": {f"{SLUG}/overlay": overlay}}, "spec": spec}] if overlay else []
+        running.write_text(json.dumps({"items": items}))
+        given = {"PATH": f"{program.parent}:{os.environ['PATH']}", "IMAGE": "", "LOAD_IMAGE": "", "ENV": "", "DISCOVERY": ""}
+        return deploy(target, folder=folder, variables={**given, **variables})
+
+    return started
+
+
+def kustomize(overlay: str, folder: Path | None = None) -> list[str]:
+    """What plain kubectl would apply."""
+    command = ["kubectl", "kustomize", str((folder or project()) / "deploy" / "overlays" / overlay)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_make_deploy_applies_what_kubectl_applies_but_for_the_image(run: Run, overlay: str) -> None:
+    """Line by line: the image of server and load generator differs, and the labels with its version; etcd's only if one is given."""
+    done = run("render", ENV=overlay, IMAGE=IMAGE)
+    assert done.returncode == 0, done.stderr
+    plain, ours = kustomize(overlay), done.stdout.splitlines()
+    assert len(plain) == len(ours)
+    changed = {(before.strip(), after.strip()) for before, after in zip(plain, ours, strict=True) if before != after}
+    expected = {
+        (f"image: localhost/{SLUG}:latest", f"image: {IMAGE}"),
+        ("app.kubernetes.io/version: latest", 'app.kubernetes.io/version: "1.2"'),
+    }
+    assert changed == (set() if overlay == "production" else expected)
+    etcd = run("render", ENV=overlay, IMAGE=IMAGE, ETCD_IMAGE="localhost/etcd:1").stdout.splitlines()
+    other = [after.strip() for before, after in zip(ours, etcd, strict=True) if before != after]
+    assert other == (["image: localhost/etcd:1"] if overlay == "etcd" else [])
+
+
+def test_without_a_variable_the_overlay_that_runs_is_deployed(run: Run) -> None:
+    """And the project's default where none does; a given one comes before both."""
+    assert run("render").stdout == run("render", ENV="kubernetes").stdout
+    assert run("render", "dns").stdout == run("render", DISCOVERY="dns").stdout != run("render").stdout
+    assert run("render", "dns", DISCOVERY="etcd").stdout == run("render", ENV="etcd").stdout
 
 
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"DISCOVERY": "kubernets"}, ["DISCOVERY=kubernets is not in this project", *MODES]),
-        ({"COMPONENTS": "zones,mlts"}, ["COMPONENTS=mlts is not in this project", "mtls"]),
-        ({"DRY_RUN": "perhaps"}, ["DRY_RUN=perhaps is neither yes nor no", "DRY_RUN=1"]),
+        ({"DISCOVERY": "kubernets"}, ["there is no deploy/overlays/kubernets", *OVERLAYS]),
+        ({"ENV": "../overlays/dns"}, ["there is no deploy/overlays/../overlays/dns", *OVERLAYS]),
         ({"TIMEOUT": "soon"}, ["TIMEOUT=soon is not a number", "TIMEOUT=300"]),
-        ({"PATH": "/nowhere"}, ["'kubectl' is not on PATH; install it"]),
+        ({"TIMEOUT": "-1"}, ["TIMEOUT=-1 is not a number", "TIMEOUT=300"]),
+        ({"PATH": "/nowhere"}, ["'kubectl'", "is kubectl installed"]),
+        ({"IMAGE": IMAGE, "ENV": "production"}, [f"IMAGE={IMAGE} would not be used", "deploy/overlays/production", "change it there"]),
+        ({}, [f"localhost/{SLUG}:", "names no image registry", "newName", "IMAGE", "LOAD_IMAGE"]),
     ],
-)
-def test_a_mistake_is_reported_in_one_sentence(variables: dict[str, str], words: list[str]) -> None:
+)  # fmt: skip
+def test_a_mistake_is_refused_in_one_sentence(run: Run, variables: dict[str, str], words: list[str]) -> None:
     """With the variable, its value, and what to write."""
-    done = deploy("deploy", variables=variables)
+    done = run("check", **variables)
     assert done.returncode == 1
     [said] = done.stderr.splitlines()
-    assert said.startswith("make deploy: ")
+    assert said.startswith("make: ")
     for word in words:
         assert word in said
 
 
-@NEEDS_KUBECTL
-def test_a_number_of_servers_that_is_none_is_reported() -> None:
-    """`make scale` without N."""
-    assert deploy("scale", "").stderr == "make scale: N= is not a number of servers; write for example make scale N=5\n"
+@pytest.mark.parametrize("overlay", sorted({*OVERLAYS} - {"production"}))
+def test_no_variable_turns_tls_off(run: Run, overlay: str) -> None:
+    """Where production runs, an overlay without it is refused, whatever the variable; production itself is deployed again."""
+    for variable in ("ENV", "DISCOVERY"):
+        done = run("check", "production", tls=True, **{variable: overlay}, IMAGE=IMAGE)
+        assert done.returncode == 1
+        assert re.search(f"production runs with TLS, and deploy/overlays/{overlay} would turn it off", done.stderr)
+    assert run("check", "production", tls=True).returncode == 0
+    assert run("check", "dns", **{"DISCOVERY": overlay}, IMAGE=IMAGE).returncode == 0
 
 
-def test_the_cluster_is_made_by_kind_or_the_lack_of_it_is_reported() -> None:
-    """Either way, the command line says with what."""
-    assert "'kind' is not on PATH; it makes clusters" in deploy("cluster", variables={"PATH": "/nowhere"}).stderr
+def test_an_image_is_built_only_where_the_overlay_takes_it(run: Run) -> None:
+    """Not for an image that is given, and not where the overlay names one itself."""
+    assert run("check", LOAD_IMAGE="kind load").stdout == deploy("image").stdout + "\n"
+    assert run("check", IMAGE=IMAGE).stdout == ""
+    assert run("check", ENV="production").stdout == ""
+
+
+@pytest.mark.parametrize("tag", ["newTag: '1.10'", 'newTag: "1.10"', "newTag: v1.10"])
+def test_the_image_of_the_overlays_may_be_quoted_as_kustomize_does(run: Run, tmp_path: Path, tag: str) -> None:
+    """`kustomize edit set image` writes quotes where a tag looks like a number."""
+    made = shutil.copytree(project(), tmp_path / SLUG)
+    place = made / "deploy" / "components" / "image" / "kustomization.yaml"
+    place.write_text(place.read_text().replace(f"localhost/{SLUG}", "registry/team").replace("newTag: latest", tag))
+    assert run("render", folder=made, IMAGE=IMAGE).stdout.count(f" image: {IMAGE}\n") == 2
+    assert run("check", folder=made).stdout.startswith("registry/team:")
+
+
+def test_a_digest_in_place_of_the_tag_is_deployed_as_it_lies(run: Run, tmp_path: Path) -> None:
+    """In components/image, too."""
+    made = shutil.copytree(project(), tmp_path / SLUG)
+    place = made / "deploy" / "components" / "image" / "kustomization.yaml"
+    place.write_text(place.read_text().replace("newTag: latest", f"digest: sha256:{'a' * 64}"))
+    assert run("check", folder=made).stdout == ""
+    assert run("render", folder=made).stdout.splitlines() == kustomize("kubernetes", made)
+    assert f"IMAGE={IMAGE} would not be used" in run("check", folder=made, IMAGE=IMAGE).stderr
 
 
 @pytest.mark.parametrize(
-    ("printed", "reported"),
+    ("image", "version"),
     [
-        (
-            "The connection to the server localhost:8080 was refused - did you specify the right host or port?",
-            "no cluster answers",
-        ),
-        ("Unable to connect to the server: dial tcp: lookup nowhere: no such host", "no cluster answers"),
-        ("error: You must be logged in to the server (Unauthorized)", "the cluster does not know you"),
-        (
-            'Error from server (Forbidden): deployments.apps is forbidden: User "u" cannot list resource "deployments"',
-            'you have no right to that: (Forbidden): deployments.apps is forbidden: User "u" cannot list',
-        ),
-        ("error: something else", "kubectl says: something else"),
-        ("", "kubectl says: no reason given"),
+        ("pair:1.2", "1.2"),
+        ("registry.example.com:5000/team/pair:v1.2-rc.1_x", "v1.2-rc.1_x"),
+        ("registry.example.com:5000/team/pair", "latest"),
+        (f"pair@sha256:{'a' * 64}", "a" * 63),
+        (f"registry:5000/pair:1.2@sha256:{'b' * 64}", "b" * 63),
+        (f"pair:{'c' * 62}-{'d' * 10}", "c" * 62),
+        ("pair:_", "latest"),
     ],
 )
-def test_what_kubectl_says_becomes_a_sentence(modules: ModuleType, printed: str, reported: str) -> None:
-    """That says what to do."""
-    assert modules.kubectl.sentence(printed).startswith(reported)
-
-
-def existing(mode: str, *, replicas: int = 3, min_ready: int = 0) -> dict[str, Deployment]:
-    """Deployments as the cluster has them."""
-    spec = {"replicas": replicas, "minReadySeconds": min_ready}
-    annotations = {"discovery-mode": mode}
-    return {name: {"metadata": {"name": name, "annotations": annotations}, "spec": spec} for name in (SERVER, CLIENT)}
-
-
-def rollout(modules: ModuleType, mode: str, before: dict[str, Deployment]) -> Any:
-    site = modules.site.Site.of({"DISCOVERY": mode})
-    return modules.rollout.Rollout(modules.kubectl.Kubectl(), site, "pair:1", before)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_servers_roll_first_unless_they_leave_a_registry_that_clients_still_read(modules: ModuleType, mode: str) -> None:
-    """In the other order there would be a moment at which clients find nobody."""
-    assert rollout(modules, mode, {})._order() == (SERVER, CLIENT)
-    assert rollout(modules, mode, existing("dns"))._order() == (SERVER, CLIENT)
-    leaves = not mode.startswith("etcd")
-    assert rollout(modules, mode, existing("etcd"))._order() == ((CLIENT, SERVER) if leaves else (SERVER, CLIENT))
-
-
-@NEEDS_KUBECTL
-def test_a_rollout_keeps_the_number_of_pods_and_the_slower_pace(modules: ModuleType) -> None:
-    """Clients of the old mode may need longer to see a new server; the last step takes the new mode's own pace."""
-    change = rollout(modules, "passthrough", existing("native-dns", replicas=7, min_ready=70))
-    assert "minReadySeconds: 70" in change.render(last=False)
-    assert "minReadySeconds" not in change.render()
-    assert "replicas: 7" in change.render()
-    assert "replicas: 7" not in rollout(modules, "passthrough", {}).render()
-    slow = rollout(modules, "native-dns", existing("passthrough"))
-    assert "minReadySeconds: 70" in slow.render(last=False)
+def test_the_version_of_any_image_is_a_label(run: Run, image: str, version: str) -> None:
+    """Of at most 63 letters, digits, and between them '-', '_' or '.'; a tag may be longer, and a digest has 64."""
+    text = run("render", IMAGE=image).stdout
+    assert text.count(f" image: {image}\n") == 2
+    assert set(re.findall("app.kubernetes.io/version: (.*)", text)) == {f'"{version}"'}
+    assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", version)
 
 
 @pytest.mark.parametrize(
-    ("line", "read"),
+    ("printed", "shown"),
     [
-        ('{"severity": "INFO", "message": "served by SLUG-server-abc-12345=3"}', "served by server-abc-12345=3"),
-        ('{"severity": "WARNING", "message": "not ready"}', "WARNING not ready"),
-        ('{"level": "info", "msg": "ready to serve"}', "ready to serve"),
-        ('{"level": "INFO"}', '{"level": "INFO"}'),
-        ("Traceback", "Traceback"),
+        (b"plain\t{}\n", "plain\t{}\n"),
+        ("Zoë 🎉\n".encode(), "Zoë 🎉\n"),
+        (b"\x1b[2J\x07\x08\n", r"\x1b[2J\x07\x08" + "\n"),
+        (b"\xc2\x9b31m \x7f\n", r"\x9b31m \x7f" + "\n"),
+        (b"\xff\xfe\n", r"\xff\xfe" + "\n"),
+        ("\u202e\u2066\u200f\n".encode(), r"\u202e\u2066\u200f" + "\n"),
+        (b"no end", "no end"),
     ],
 )
-def test_logs_are_shown_as_a_person_reads_them(modules: ModuleType, line: str, read: str) -> None:
-    """What is not a line of JSON stays as it is."""
-    assert modules.logs.readable(line.replace("SLUG", SLUG)) == read
-
-
-def waiting_pod(of: str, reason: str, message: str, container: str = "server") -> dict[str, Any]:
-    """A pod of one ReplicaSet, whose container waits."""
-    state = {"name": container, "image": "pair:1", "state": {"waiting": {"reason": reason, "message": message}}}
-    return {"metadata": {"name": f"pod-{of}", "labels": {"pod-template-hash": of}}, "status": {"containerStatuses": [state]}}
-
-
-def replica_set(of: str, revision: str) -> dict[str, Any]:
-    annotations = {"deployment.kubernetes.io/revision": revision}
-    return {"metadata": {"labels": {"pod-template-hash": of}, "annotations": annotations, "ownerReferences": [{"uid": "u"}]}}
-
-
-@pytest.mark.parametrize(
-    ("reason", "message", "fatal"),
-    [
-        ("ImagePullBackOff", "no such image", True),
-        ("CreateContainerConfigError", 'configmap "x" not found', True),
-        ("CreateContainerConfigError", "failed to sync configmap cache: timed out waiting for the condition", False),
-    ],
-)
-def test_only_the_newest_pods_end_a_rollout_and_only_for_what_stays_so(
-    modules: ModuleType, reason: str, message: str, fatal: bool
-) -> None:
-    """Those of before go by themselves, and a node that has not read a ConfigMap yet tries again."""
-    pods = [waiting_pod("old", "ImagePullBackOff", "no such image"), waiting_pod("new", reason, message)]
-    sets = [replica_set("old", "1"), replica_set("new", "2")]
-    kubectl: Any = SimpleNamespace(get=lambda kind, *_: {"items": {"pods": pods, "replicasets": sets}[kind]})
-    deployment = {"metadata": {"uid": "u", "annotations": {"deployment.kubernetes.io/revision": "2"}}}
-    [found] = modules.kubectl.problems(kubectl, "deployment", [deployment], "")
-    assert "pod-new" in found.text
-    assert found.fatal is fatal
-
-
-@pytest.mark.parametrize(
-    ("container", "setting"), [("server", "set IMAGE to"), ("client", "set IMAGE to"), ("etcd", "set ETCD_IMAGE to")]
-)
-def test_an_image_that_cannot_be_pulled_names_its_own_setting(modules: ModuleType, container: str, setting: str) -> None:
-    """The trial etcd's image is another one than the pair's."""
-    found: list[dict[str, Any]] = [waiting_pod("new", "ImagePullBackOff", "no such image", container)]
-    kubectl: Any = SimpleNamespace(get=lambda kind, *_: {"items": found if kind == "pods" else [replica_set("new", "1")]})
-    deployment = {"metadata": {"uid": "u", "annotations": {"deployment.kubernetes.io/revision": "1"}}}
-    [problem] = modules.kubectl.problems(kubectl, "deployment", [deployment], "")
-    assert setting in problem.text
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C", "POSIX"])
+def test_what_a_pod_prints_cannot_control_the_terminal(printed: bytes, shown: str, locale: str) -> None:
+    """Escape sequences, C1 controls, bytes that are no UTF-8, and changes of direction are shown as what they are."""
+    command = [sys.executable, "-B", str(project() / "deploy" / "deploy.py"), "escape"]
+    environment = {**os.environ, "LC_ALL": locale}
+    done = subprocess.run(command, input=printed, env=environment, capture_output=True, check=True, timeout=30)
+    assert done.stdout.decode() == shown
