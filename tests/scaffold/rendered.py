@@ -34,6 +34,9 @@ MODES = [name for name in OVERLAYS if name != "production"]
 COMPONENTS = tuple(sorted({*_folders("components")} - {"image", "etcd", "etcd-external", "rbac-client"}))
 """Those that fit every mode; the others belong to one."""
 
+TEMPORARY = tempfile.TemporaryDirectory(prefix="rendered-")
+"""Deleted when Python ends."""
+
 VENV = ROOT / "build" / "venv"
 PREFIX = f"{SLUG.upper()}__"
 PART_OF = "app.kubernetes.io/part-of"
@@ -49,7 +52,7 @@ Object = dict[str, Any]
 @functools.cache
 def project() -> Path:
     """The default project, baked once, with its stubs."""
-    made = bake(Path(tempfile.mkdtemp(prefix="rendered-")))
+    made = bake(Path(tempfile.mkdtemp(dir=TEMPORARY.name)))
     make(made, "stubs", VENV=str(VENV))
     return made
 
@@ -86,7 +89,7 @@ def kustomize(place: Path) -> list[Object]:
 
 def on_top(deploy: Path, overlay: str, *, components: Sequence[str] = (), **fields: Any) -> Path:
     """A new folder with an overlay on top of one of the project's, as an environment of its own would be written."""
-    place = Path(tempfile.mkdtemp(prefix="environment-"))
+    place = Path(tempfile.mkdtemp(dir=TEMPORARY.name))
     relative = Path(os.path.relpath(deploy, place))
     labels = {"instance": SLUG, "part-of": SLUG, "managed-by": "kustomize", "version": "latest"}
     content = {
