@@ -147,7 +147,7 @@ MINE = {
     "tests/test_pool.py": "mine",
     "src/greeter/discovery/consul.py": "mine",
     "src/greeter/discovery/sources/mine/notes.txt": "mine",
-    "deploy/overlays/production/kustomization.yaml": "mine",
+    "deploy/overlays/staging/kustomization.yaml": "mine",
     ".env": "GREETER__SERVER__PORT=1",
     "certs/ca.crt": "mine",
 }
