@@ -36,21 +36,26 @@ except ModuleNotFoundError as error:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """All modes in turn; the status."""
-    site = Site(arguments.stop_api, arguments.start_api, arguments.restart_dns)
-    options = Options(arguments.rate, arguments.outage, arguments.refresh, arguments.dns_ttl, arguments.quick)
-    status, begun = 0, time.monotonic()
     project = chosen(arguments, "experiment")
     cluster = Cluster(project, arguments.namespace or f"{project.slug}-experiment")
     try:
         console.print(f"namespace {cluster.namespace} of {cluster.about()}", highlight=False, markup=False, soft_wrap=True)
+        if arguments.dry_run:
+            console.print(
+                f"would deploy there, change, break and undeploy: {', '.join(arguments.modes)}", highlight=False, soft_wrap=True
+            )
+            return 0
+        with cluster.present():
+            return _run_modes(arguments, console, cluster)
     except ExperimentError as error:
         console.print(f"experiment: {error}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
-    if arguments.dry_run:
-        console.print(
-            f"would deploy there, change, break and undeploy: {', '.join(arguments.modes)}", highlight=False, soft_wrap=True
-        )
-        return 0
+
+
+def _run_modes(arguments: argparse.Namespace, console: Console, cluster: Cluster) -> int:
+    site = Site(arguments.stop_api, arguments.start_api, arguments.restart_dns)
+    options = Options(arguments.rate, arguments.outage, arguments.refresh, arguments.dns_ttl, arguments.quick)
+    status, begun = 0, time.monotonic()
     for name in arguments.modes:
         scenario = Scenario(cluster, MODES[name], site, options, _progress(console, name, begun))
         try:

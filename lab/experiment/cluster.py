@@ -1,18 +1,35 @@
-"""A project on the cluster, by its own make targets and kubectl: deploy it, change it, break it."""
+"""A project on the cluster, by kubectl and a kustomization on top of the project's overlays: deploy it, change it, break it."""
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lab.project import Project, last_lines
 
 PATIENCE = 300.0
 """Seconds that anything on the cluster may take."""
+WORKLOADS = {"server": "server", "client": "load-generator"}
+"""What the Deployments of each component are named, after the project's name."""
+BUILD = "lab-image: ; @$(if $(IMAGE),,$(MAKE) image $(if $(LOAD_IMAGE),load,push) >&2 &&) $(deploy) image"
+"""A target for the project's Makefile: the image, built and brought to the cluster as for `make deploy`; prints its name."""
+SIGKILL = """
+import os, pathlib, signal
+for place in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    if b".server\\0" in place.read_bytes():
+        os.kill(int(place.parent.name), signal.SIGKILL)
+"""
+"""In a server's container: its process, which is not number 1 where the pod's containers share a process namespace."""
 
 
 class ExperimentError(Exception):
@@ -28,6 +45,18 @@ class Site:
     restart_dns: str = ""
 
 
+def patch(selector: str, path: str, value: object) -> dict[str, Any]:
+    """A patch of kustomize's: a value in the Deployments that a selector of labels selects."""
+    return {
+        "target": {"kind": "Deployment", "labelSelector": selector},
+        "patch": yaml.safe_dump([{"op": "add", "path": path, "value": value}]),
+    }
+
+
+SHARED_PROCESSES = patch("app.kubernetes.io/component=server", "/spec/template/spec/shareProcessNamespace", True)
+"""So that `kill` can reach the server's process: number 1 of a process namespace ignores SIGKILL from inside."""
+
+
 class Cluster:
     """One project's server and client in one namespace of the current KUBECONFIG."""
 
@@ -35,7 +64,7 @@ class Cluster:
         self.project = project
         self.slug = project.slug
         self.namespace = namespace
-        self.built = False
+        self._image = ""
 
     def command(self, *arguments: str) -> list[str]:
         """kubectl in this namespace."""
@@ -60,12 +89,71 @@ class Cluster:
         nodes = self.kubectl("get", "nodes", "--output=name").split()
         return str(version["gitVersion"]), len(nodes)
 
-    def deploy(self, mode: str) -> None:
-        """`make deploy`, and wait until all is ready. The image is built once."""
-        self._make("deploy", DISCOVERY=mode, **({"BUILD": "no"} if self.built else {}))
-        self.built = True
-        for role in ("server", "client"):
-            self.rolled_out(role)
+    @contextlib.contextmanager
+    def present(self) -> Iterator[None]:
+        """The namespace, for this while; it stays if it was there before. Raises ExperimentError."""
+        was_there = self.kubectl("get", "namespace", self.namespace, "--ignore-not-found", "--output=name")
+        if not was_there:
+            self.kubectl("create", "namespace", self.namespace)
+        try:
+            yield
+        finally:
+            if not was_there:
+                self.kubectl("delete", "namespace", self.namespace, "--wait=false")
+
+    def image(self) -> str:
+        """Its name; built once, and loaded or pushed, unless the environment names one."""
+        if not self._image:
+            command = [*self.project.make_command("lab-image"), f"--eval={BUILD}"]
+            self._image = _run(command, 600, self.project.make_environment()).strip()
+        return self._image
+
+    def deploy(self, mode: str, *patches: Mapping[str, Any]) -> None:
+        """`kubectl apply -k` of the mode's overlay with patches, and wait until all is ready."""
+        self.apply(mode, *patches)
+        for component in WORKLOADS:
+            self.rolled_out(component)
+
+    def apply(self, mode: str, *patches: Mapping[str, Any]) -> None:
+        """`kubectl apply -k` of the mode's overlay with patches. Comes back at once."""
+        with self._layered(mode, patches) as folder:
+            self.kubectl("apply", "--kustomize", folder)
+
+    def names(self, mode: str) -> set[str]:
+        """Of the objects in the mode's overlay, as resource.group/name."""
+        with self._layered(mode) as folder:
+            return set(self.kubectl("create", "--dry-run=client", "--output=name", "--kustomize", folder).split())
+
+    @contextlib.contextmanager
+    def _layered(self, mode: str, patches: Sequence[Mapping[str, Any]] = ()) -> Iterator[str]:
+        """A folder with a kustomization on top of an overlay of the project: it names the images, and asks for little CPU, so that the
+        pods of a rollout fit on one small node."""
+        ours = "app.kubernetes.io/component in (server, client)"
+        container = "/spec/template/spec/containers/0"
+        with tempfile.TemporaryDirectory() as folder:
+            overlay = self.project.folder / "deploy" / "overlays" / mode
+            etcd, _, tag = os.environ.get("ETCD_IMAGE", "").rpartition(":")
+            kustomization = {
+                # kustomize takes no absolute path, and resolves links.
+                "resources": [os.path.relpath(overlay.resolve(), Path(folder).resolve())],
+                "images": [{"name": "gcr.io/etcd-development/etcd", "newName": etcd, "newTag": tag}] if etcd else [],
+                "patches": [
+                    patch(ours, f"{container}/image", self.image()),
+                    patch(ours, f"{container}/resources/requests/cpu", "10m"),
+                    *patches,
+                ],
+            }
+            (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+            yield folder
+
+    def settings(self, component: str, **settings: str) -> dict[str, Any]:
+        """A patch: settings of the server or the client, named without the project's prefix."""
+        name = WORKLOADS[component]
+        values = [{"name": name, "value": value} for name, value in self.project.prefixed(settings).items()]
+        containers = [{"name": name, "env": values}]
+        template = {"spec": {"containers": containers}}
+        workload = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": f"{self.slug}-{name}"}}
+        return {"patch": yaml.safe_dump({**workload, "spec": {"template": template}})}
 
     def undeploy(self) -> None:
         """`make undeploy`, which waits until no pod is left."""
@@ -87,16 +175,16 @@ class Cluster:
     def set(self, role: str, **settings: str) -> None:
         """Change settings of the server or the client, named without the project's prefix, which rolls it out. Comes back when that is done."""
         pairs = [f"{name}={value}" for name, value in self.project.prefixed(settings).items()]
-        self.kubectl("set", "env", f"deployment/{self.slug}-{role}", *pairs)
+        self.kubectl("set", "env", self._workload(role), *pairs)
         self.rolled_out(role)
 
     def rolled_out(self, role: str) -> None:
         """Wait until all pods are new and ready."""
-        self.kubectl("rollout", "status", f"deployment/{self.slug}-{role}", f"--timeout={PATIENCE:.0f}s", timeout=2 * PATIENCE)
+        self.kubectl("rollout", "status", self._workload(role), f"--timeout={PATIENCE:.0f}s", timeout=2 * PATIENCE)
 
     def kill(self, pod: str) -> None:
-        """SIGKILL to a server's process."""
-        self._make("kill", POD=pod)
+        """SIGKILL to a server's process; the pod must have been deployed with SHARED_PROCESSES."""
+        self.kubectl("exec", pod, "--container=server", "--", "python", "-c", SIGKILL)
 
     def min_ready(self) -> float:
         """For how many seconds a new pod must be ready before an old one is terminated."""
@@ -104,9 +192,7 @@ class Cluster:
 
     def may_read_slices(self) -> bool | None:
         """Whether the client's account may list EndpointSlices; None where one may not ask."""
-        account = self.kubectl(
-            "get", f"deployment/{self.slug}-client", "--output=jsonpath={.spec.template.spec.serviceAccountName}"
-        )
+        account = self.kubectl("get", self._workload("client"), "--output=jsonpath={.spec.template.spec.serviceAccountName}")
         account_name = f"system:serviceaccount:{self.namespace}:{account or 'default'}"
         done = subprocess.run(
             self.command("auth", "can-i", "list", "endpointslices.discovery.k8s.io", f"--as={account_name}"),
@@ -138,6 +224,9 @@ class Cluster:
                     f"the API server {'does not answer' if answers else 'still answers'} after {PATIENCE:.0f} s"
                 )
             time.sleep(0.2)
+
+    def _workload(self, component: str) -> str:
+        return f"deployment/{self.slug}-{WORKLOADS[component]}"
 
     def _make(self, target: str, **variables: str) -> None:
         command = self.project.make_command(target, NAMESPACE=self.namespace, **variables)

@@ -59,7 +59,7 @@ def _lost_to_dns(record: Record, seen: Sequence[Seen]) -> str:
         text += f"""
 
 DNS is late in the other direction, too: it may name pods that have ended, and not yet those in their place. So a rollout in this mode lets new pods be
-ready for {waited:g} s before it ends the old ones: it takes {rolled.step.ended - rolled.step.began:.0f} s here, and cost {rolled.failures or "none"} of {rolled.calls} calls."""
+ready for {waited:g} s before it ends old ones: it takes {rolled.step.ended - rolled.step.began:.0f} s here, and cost {rolled.failures or "none"} of {rolled.calls} calls."""
     lost = [line for line in seen if line.failures and line.step.act in ("scale down", "roll out", "roll out again", "other age")]
     if lost:
         failed = ", ".join(f"{line.failures} of {line.calls} ({line.step.title})" for line in lost)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from .cluster import PATIENCE, Cluster, ExperimentError, Site, disturb
+from .cluster import PATIENCE, SHARED_PROCESSES, Cluster, ExperimentError, Site, disturb
 from .modes import Mode
 from .record import Act, Change, Cost, First, Record, Second, Step
 from .watching import Observer
@@ -58,10 +58,12 @@ class Scenario:
         self.say(f"deploying {self.mode.name}")
         self._requests, self._counted = 0, self.cluster.requests()
         try:
-            self.cluster.deploy(self.mode.name)
+            client = self.cluster.settings(
+                "client", CLIENT__RATE=f"{self.options.rate:g}", LOG__FORMAT="json", CLIENT__RETRY__ATTEMPTS="1"
+            )
+            self.cluster.deploy(self.mode.name, client, SHARED_PROCESSES)
             self.cluster.scale(START)
             self.cluster.rolled_out("server")
-            self.cluster.set("client", CLIENT__RATE=f"{self.options.rate:g}", LOG__FORMAT="json", CLIENT__RETRY__ATTEMPTS="1")
             self.settings["min_ready"] = self.cluster.min_ready()
             self._observer = Observer(self.cluster)
             try:

@@ -33,7 +33,8 @@ class Observer:
     of the node's that wrote them.
 
     heard: by client, the servers that have answered it.   behind: the shortest time from a log line's to its arrival; the clocks
-    differ by less than that, or it is negative.   events, bytes: what a watch on the servers' EndpointSlices has received.
+    differ by less than that, or it is negative.   warnings: what clients have said of calls that failed, and when.
+    stopped: the clients whose last lines were read.   events, bytes: what a watch on the servers' EndpointSlices has received.
     listed: when the pods were last listed, which is when a watch begins.
     """
 
@@ -44,6 +45,9 @@ class Observer:
     pods: dict[str, Pod] = field(default_factory=dict)
     heard: dict[str, set[str]] = field(default_factory=dict)
     behind: float = float("inf")
+    warnings: list[tuple[float, str]] = field(default_factory=list)
+    stopped: set[str] = field(default_factory=set)
+    connected: dict[str, float] = field(default_factory=dict)
     events: int = 0
     bytes: int = 0
     listed: float = 0.0
@@ -149,7 +153,7 @@ class Observer:
         self.listed = time.time()
 
     def _see_pod(self, kind: str, item: Any, size: int) -> None:
-        name, role = item["metadata"]["name"], item["metadata"]["labels"]["app.kubernetes.io/name"].rpartition("-")[2]
+        name, role = item["metadata"]["name"], item["metadata"]["labels"]["app.kubernetes.io/component"]
         if role not in ("server", "client"):
             return  # etcd's, where the mode needs one
         if kind == "DELETED":
@@ -187,7 +191,10 @@ class Observer:
             since = [f"--since-time={datetime.fromtimestamp(int(last), UTC).isoformat()}"] if last else []
             for line in self._lines("logs", "--follow", "--timestamps", *since, pod):
                 stamp, _, text = line.partition(" ")
-                at = datetime.fromisoformat(stamp).timestamp()
+                try:
+                    at = datetime.fromisoformat(stamp).timestamp()
+                except ValueError:
+                    continue  # the kubelet's own words, where the container is gone and its pod not yet
                 if at > last:
                     last = at
                     self._read(pod, at, text)
@@ -205,6 +212,14 @@ class Observer:
             if "first" in line:
                 self.firsts.append(First(at, line["first"]))
                 self.heard[client].add(line["first"])
+            elif line.get("message", "").startswith("ready: calls go to "):
+                self.connected[client] = at
+            elif client not in self.connected or at < self.connected[client] + 1.0:
+                return  # a line counts the second before it
             elif "served" in line:
                 self.seconds.append(Second(at, line["served"], line["errors"], line["skipped"], line.get("p99_ms")))
+            elif line.get("severity") == "WARNING":
+                self.warnings.append((at, f"{client}: {line['message']}"))
+            elif line.get("message", "").startswith("stopping with "):
+                self.stopped.add(client)
             self._changed.notify_all()

@@ -252,7 +252,7 @@ KUBECTL = """#!PYTHON
 import json, os, sys, time
 
 def pod(name, role, **status):
-    labels = {"app.kubernetes.io/name": "pair-" + role}
+    labels = {"app.kubernetes.io/component": role}
     return {"metadata": {"name": name, "labels": labels, "creationTimestamp": name}, "status": status}
 
 def ready(name, role="server"):
@@ -265,12 +265,14 @@ arguments, here = sys.argv[2:], os.environ["PLAYED"]
 first = not os.path.exists(here + "/again-" + arguments[0])
 if "logs" in arguments:
     open(here + "/again-logs", "w").close()
-    line(1, first="a-1")
-    line(2, served={"a-1": 3}, errors={}, skipped=0, p99_ms=1.5)
-    print("2026-01-01T00:00:02.6Z E0000 a line of gRPC's own", flush=True)
+    line(0, served={}, errors={"UNAVAILABLE": 9}, skipped=0)
+    line(1, message="ready: calls go to kubernetes:///pair")
+    line(2, first="a-1")
+    line(3, served={"a-1": 3}, errors={}, skipped=0, p99_ms=1.5)
+    print("2026-01-01T00:00:03.6Z E0000 a line of gRPC's own", flush=True)
     if first:
         sys.exit()
-    line(3, served={"a-1": 4}, errors={"UNAVAILABLE": 1}, skipped=0)
+    line(4, served={"a-1": 4}, errors={"UNAVAILABLE": 1}, skipped=0)
 elif "slices" in arguments[-1]:
     endpoints = [{"targetRef": {"name": name}, "conditions": {"ready": name == "b-1"}} for name in ("b-1", "a-1", "stranger")]
     if "watch" not in arguments[-1]:
@@ -298,7 +300,7 @@ time.sleep(600)
 
 
 def test_a_pair_is_watched_through_breaks_of_watch_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What changed meanwhile is seen when the watch is back, and no line of the log counts twice."""
+    """What changed meanwhile is seen when the watch is back, and no line of the log counts twice, nor what a client has counted before it was ready."""
     (tmp_path / "kubectl").write_text(KUBECTL.replace("PYTHON", sys.executable))
     (tmp_path / "kubectl").chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
