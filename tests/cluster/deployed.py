@@ -1,8 +1,9 @@
-"""A generated project on a real cluster, deployed as a person does: make's targets, and what `make logs` says of every call."""
+"""A generated project on a real cluster, deployed as a person does, and what its load generator logs of every call."""
 
 import json
 import os
 import re
+import signal
 import subprocess
 import threading
 from collections import Counter
@@ -17,8 +18,9 @@ from tests.bake import SLUG
 DEADLINE = 150.0
 """Seconds after which a wait is given up; nothing is asserted about shorter times."""
 
-_SERVED = re.compile(r"(\S+) +served by (.*)")
-_COUNT = re.compile(r"(\S+)=(\d+)")
+ETCD_IMAGE = "localhost/etcd:3.6"
+
+Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,17 @@ class Second:
     failed: Counter[str]
 
 
+def ask_kubectl(*arguments: str, given: object = None) -> subprocess.CompletedProcess[str]:
+    """kubectl, whatever comes of it. given: an object, or a list of some."""
+    items = {"apiVersion": "v1", "kind": "List", "items": given} if isinstance(given, list) else given
+    return subprocess.run(
+        ["kubectl", *arguments], input=json.dumps(items) if given else None, capture_output=True, text=True, timeout=DEADLINE
+    )
+
+
 def kubectl(*arguments: str, given: object = None) -> str:
     """Raises AssertionError with what it said."""
-    done = subprocess.run(
-        ["kubectl", *arguments], input=json.dumps(given) if given else None, capture_output=True, text=True, timeout=DEADLINE
-    )
+    done = ask_kubectl(*arguments, given=given)
     assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
     return done.stdout
 
@@ -44,33 +52,51 @@ def variables(**settings: str) -> dict[str, str]:
     return {f"{SLUG.upper()}__{name}": value for name, value in settings.items()}
 
 
+def clean_environment(**variables: str) -> dict[str, str]:
+    """Without what an outer make exports."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))} | variables
+
+
 class Logs:
-    """`make logs`, read from now on."""
+    """The logs of all load generators, those that start or end meanwhile included, from now on."""
 
     def __init__(self, deployed: "Deployed") -> None:
-        self._process = subprocess.Popen(
-            deployed.command("logs"),
-            cwd=deployed.project,
-            env=deployed.environment(),
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self._kubectl = ["kubectl", "--namespace", deployed.namespace]
         self._said = threading.Condition()
+        self._processes: list[subprocess.Popen[str]] = []
+        self._threads: list[threading.Thread] = []
         self.seconds: list[Second] = []
         self.lines: list[str] = []
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
+        self._running = {pod["metadata"]["name"] for pod in deployed.pods("load-generator")}
+        shown = '-o=jsonpath={.metadata.name} {.status.phase}{"\\n"}'
+        self._start(self._watch, "get", "pods", f"--selector={deployed.selector('load-generator')}", "--watch", shown)
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+    def _start(self, read: Callable[["subprocess.Popen[str]"], None], *arguments: str) -> None:
+        process = subprocess.Popen([*self._kubectl, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        thread = threading.Thread(target=read, args=(process,), daemon=True)
+        self._processes.append(process)
+        self._threads.append(thread)
+        thread.start()
+
+    def _watch(self, process: "subprocess.Popen[str]") -> None:
+        followed = set[str]()
+        assert process.stdout is not None
+        for line in process.stdout:
+            pod, phase = line.split()
+            if phase == "Running" and pod not in followed:
+                followed.add(pod)
+                tail = "--tail=0" if pod in self._running else "--tail=-1"
+                self._start(lambda logs, pod=pod: self._read(pod, logs), "logs", "--follow", tail, pod)  # type: ignore[misc]
+
+    def _read(self, pod: str, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
             with self._said:
                 self.lines.append(line.rstrip())
-                if found := _SERVED.match(line):
-                    counts = Counter({name: int(count) for name, count in _COUNT.findall(found[2])})
-                    failed = Counter({name: count for name, count in counts.items() if name.isupper() or name == "skipped"})
-                    self.seconds.append(Second(found[1], counts - failed, failed))
+                said = json.loads(line) if line.startswith("{") else {}
+                if "served" in said:
+                    failed = Counter(said["errors"]) + Counter({"skipped": said["skipped"]})
+                    self.seconds.append(Second(pod, Counter(said["served"]), failed))
                 self._said.notify_all()
 
     def wait(self, what: str, holds: Callable[[list[Second]], bool]) -> None:
@@ -94,10 +120,9 @@ class Logs:
 
         self.wait(f"an even split over {servers} servers", even)
 
-    def wait_seconds(self, count: int) -> None:
-        """Until so many more were shown."""
-        until = len(self.seconds) + count
-        self.wait(f"{count} more seconds", lambda seconds: len(seconds) >= until)
+    def wait_for(self, client: str) -> None:
+        """Until this pod has called."""
+        self.wait(f"the new client {client}", lambda seconds: any(second.client == client for second in seconds))
 
     def failed(self) -> Counter[str]:
         """All calls that failed."""
@@ -107,39 +132,48 @@ class Logs:
         return sum(second.served.total() for second in self.seconds)
 
     def close(self) -> None:
-        os.killpg(self._process.pid, 15)
-        self._process.wait()
-        self._thread.join()
+        for thread in self._threads:  # the first one starts the others, so the list is complete once it has ended
+            self._processes[self._threads.index(thread)].terminate()
+            thread.join()
+        for process in self._processes:
+            process.wait()
 
 
 class Deployed:
-    """One project in one namespace, in the mode that it was last deployed in."""
+    """One project in one namespace. image: the one to deploy, or none, where make builds it."""
 
     def __init__(self, project: Path, namespace: str, image: str) -> None:
         self.project, self.namespace, self.image = project, namespace, image
 
-    def environment(self, **variables: str) -> dict[str, str]:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-        own = {
-            "NAMESPACE": self.namespace,
-            "IMAGE": self.image,
-            "BUILD": "no",
-            "ETCD_IMAGE": "localhost/etcd:3.6",
-            "TIMEOUT": str(DEADLINE),
-        }
-        return {**clean, **own, **variables}
+    def _environment(self, **variables: str) -> dict[str, str]:
+        own = {"NAMESPACE": self.namespace, "IMAGE": self.image, "ETCD_IMAGE": ETCD_IMAGE, "TIMEOUT": f"{DEADLINE:.0f}"}
+        return clean_environment(**own | variables)
 
-    @staticmethod
-    def command(target: str, *arguments: str) -> list[str]:
-        return ["make", "-s", target, *arguments]
+    @contextmanager
+    def started(self, target: str) -> Iterator[Iterator[str]]:
+        """A make target that ends with the block; the lines that it prints."""
+        process = subprocess.Popen(
+            ["make", "-s", target], cwd=self.project, env=self._environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            yield process.stdout
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
 
     def ask(
         self, target: str, *arguments: str, seconds: float = 2 * DEADLINE, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """A make target, whatever comes of it."""
-        environment = self.environment(**variables)
+        """A make target, whatever comes of it, under the strictest umask."""
         return subprocess.run(
-            self.command(target, *arguments), cwd=self.project, env=environment, capture_output=True, text=True, timeout=seconds
+            ["make", "-s", target, *arguments],
+            cwd=self.project,
+            env=self._environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            umask=0o077,
         )
 
     def make(self, target: str, *arguments: str, **variables: str) -> str:
@@ -148,41 +182,71 @@ class Deployed:
         assert done.returncode == 0, f"make {target}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def kubectl(self, *arguments: str) -> str:
-        return kubectl("--namespace", self.namespace, *arguments)
+    def kubectl(self, *arguments: str, given: object = None) -> str:
+        return kubectl("--namespace", self.namespace, *arguments, given=given)
 
-    @property
-    def selector(self) -> str:
-        return f"app.kubernetes.io/part-of={self.project.name}"
+    def apply(self, overlay: str, *arguments: str) -> str:
+        """By plain kubectl, as the files lie."""
+        return self.kubectl("apply", *arguments, "-k", str(self.project / "deploy" / "overlays" / overlay))
 
-    def pods(self, role: str) -> list[dict[str, Any]]:
+    def rolled_out(self) -> None:
+        """Wait for all pods of the newest revisions."""
+        self.kubectl("rollout", "status", "deployments", f"--selector={self.project.name}/overlay", f"--timeout={DEADLINE:.0f}s")
+
+    def selector(self, role: str) -> str:
+        return f"app.kubernetes.io/name={self.project.name}-{role},app.kubernetes.io/part-of={self.project.name}"
+
+    def pods(self, role: str) -> list[Object]:
         """Those that are not about to end."""
-        found = json.loads(self.kubectl("get", "pods", "-o", "json", "-l", f"app.kubernetes.io/name={self.project.name}-{role}"))[
-            "items"
-        ]
+        found = json.loads(self.kubectl("get", "pods", "-o", "json", "-l", self.selector(role)))["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
-    def gone(self, role: str, *names: str) -> None:
+    def names(self, role: str) -> set[str]:
+        return {str(pod["metadata"]["name"]) for pod in self.pods(role)}
+
+    def deployment(self, role: str) -> Object:
+        found: Object = json.loads(self.kubectl("get", "deployment", f"{self.project.name}-{role}", "-o", "json"))
+        return found
+
+    def environment(self, role: str) -> dict[str, str]:
+        """The settings of the role's pods by name; of those that only a pod knows, nothing."""
+        entries = self.deployment(role)["spec"]["template"]["spec"]["containers"][0]["env"]
+        return {entry["name"]: entry.get("value", "") for entry in entries}
+
+    def gone(self, *names: str) -> None:
         """Wait until pods have ended, their drain included."""
-        self.kubectl("wait", "--for=delete", f"--timeout={DEADLINE:.0f}s", *(f"pod/{name}" for name in names))
+        if names:
+            self.kubectl("wait", "--for=delete", f"--timeout={DEADLINE:.0f}s", *(f"pod/{name}" for name in names))
+
+    def edit(self, path: str, pattern: str, text: str | Callable[["re.Match[str]"], str]) -> None:
+        """Replace what a pattern finds in a file below deploy/, as a person does."""
+        file = self.project / "deploy" / path
+        edited, count = re.subn(pattern, text, file.read_text(), flags=re.MULTILINE)
+        assert count, f"{pattern} is not in {path}"
+        file.write_text(edited)
 
     def setting(self, role: str, **values: str) -> None:
-        """Edit the role's kustomization.yaml, as a person does."""
-        path = self.project / "deploy" / role / "kustomization.yaml"
-        lines = [
-            line for line in path.read_text().splitlines() if line.strip().removeprefix("- ").partition("=")[0] not in values
-        ]
-        at = lines.index("    literals:") + 1
-        lines[at:at] = [f"      - {name}={value}" for name, value in values.items()]
-        path.write_text("\n".join(lines) + "\n")
+        """Edit the entries `env` of the role's deployment.yaml."""
+        path = f"{role}/deployment.yaml"
+        for name, value in values.items():
+            if f"name: {name}," in (self.project / "deploy" / path).read_text():
+                self.edit(path, rf"name: {name}, .*", f'name: {name}, value: "{value}"}}')
+            else:
+                self.edit(path, r"^( +)env:$", rf'\g<0>\n\1  - {{name: {name}, value: "{value}"}}')
 
     def quicken(self) -> None:
         """Drains that a test can wait for, a deadline that a busy machine keeps, and room for many pods on one small node."""
         self.setting("server", **variables(SERVER__DRAIN__WAIT="3s"))
-        self.setting("client", **variables(CLIENT__TIMEOUT="10s"))
-        for path in self.project.glob("deploy/*/deployment.yaml"):
-            assert "cpu: 100m" in path.read_text()
-            path.write_text(path.read_text().replace("cpu: 100m", "cpu: 10m"))
+        self.setting("load-generator", **variables(CLIENT__TIMEOUT="10s", CLIENT__RATE="20"))
+        for role in ("server", "load-generator"):
+            self.edit(f"{role}/deployment.yaml", "cpu: 100m", "cpu: 10m")
+
+    def name_image(self, image: str) -> None:
+        """In the one place, as the docs say."""
+        name, _, tag = image.rpartition(":")
+        self.edit("components/image/kustomization.yaml", "newName: .*", f"newName: {name}")
+        self.edit("components/image/kustomization.yaml", "newTag: .*", f'newTag: "{tag}"')
+        self.edit("components/image/kustomization.yaml", "version: .*", f'version: "{tag}"')
 
     @contextmanager
     def followed(self) -> Iterator[Logs]:

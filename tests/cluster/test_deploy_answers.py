@@ -1,107 +1,271 @@
-"""`make deploy` in generated projects, on a real cluster: what it refuses, in a sentence, and what the image and a dry run are."""
+"""`make deploy` and its like on a real cluster: what they refuse, with which reason, and what they show of pods that do not start."""
 
+import contextlib
 import json
+import re
+import shutil
+import socket
 import subprocess
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .conftest import IMAGE, TOOL, Everywhere
+from tests.bake import SLUG
+
 from .deployed import Deployed, kubectl
 
 pytestmark = pytest.mark.cluster
 
-SENTENCE = 60.0
-"""Seconds within which a mistake must have been reported."""
+KINDS = ("deployments", "statefulsets", "services", "serviceaccounts", "roles", "rolebindings", "networkpolicies", "pdb", "hpa")
+
+AWAY = 30.0
+"""Seconds within which a cluster that does not answer must have been reported."""
+
+PULLED = 60.0
+"""Seconds within which an image that cannot be pulled must have been reported."""
+
+PRINTED = rb"\x1b]0;owned\x07 \xc2\x9b2J \xff \xe2\x80\xae evil \x1b[2J"
+"""What a pod prints, as Python's source: escape sequences, one of them by a C1 control in UTF-8; no UTF-8; a change of direction."""
+
+ESCAPED = r"\x1b]0;owned\x07 \x9b2J \xff \u202e evil \x1b[2J"
+PROGRAM = f"import sys; sys.stdout.buffer.write(b'{PRINTED.decode()}\\n'); sys.stdout.flush()"
 
 
-def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence that make deploy has ended with."""
+def refused(done: "subprocess.CompletedProcess[str]") -> str:
+    """Why make has not deployed, without a traceback."""
     assert done.returncode != 0, done.stdout
-    said = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
-    assert len(said) == 1, done.stderr
-    return said[0]
+    assert "Traceback" not in done.stderr
+    return "\n".join(line for line in done.stderr.splitlines() if not line.startswith("make: ***"))
 
 
-def test_a_mistyped_mode_is_reported_with_those_that_exist(project: Path) -> None:
-    """Before anything else is done."""
-    done = Deployed(project, "", IMAGE).ask("deploy", seconds=SENTENCE, DISCOVERY="kubernets")
-    assert "DISCOVERY=kubernets is not in this project; choose one of dns, etcd" in refused(done)
+@pytest.fixture
+def nowhere(project: Path, image: str) -> Deployed:
+    """In no namespace."""
+    return Deployed(project, "", image)
 
 
-def test_a_missing_cluster_is_reported(project: Path, tmp_path: Path) -> None:
-    """One that nothing names, and one whose address nobody answers."""
-    there = Deployed(project, "", IMAGE)
-    assert "no cluster answers" in refused(there.ask("deploy", seconds=SENTENCE, KUBECONFIG=str(tmp_path / "none")))
-    silent = tmp_path / "config"
-    kubectl("config", "--kubeconfig", str(silent), "set-cluster", "c", "--server=https://127.0.0.1:1")
-    kubectl("config", "--kubeconfig", str(silent), "set-credentials", "u", "--token=t")
-    kubectl("config", "--kubeconfig", str(silent), "set-context", "c", "--cluster=c", "--user=u")
-    kubectl("config", "--kubeconfig", str(silent), "use-context", "c")
-    said = refused(there.ask("deploy", seconds=SENTENCE, KUBECONFIG=str(silent)))
-    assert "no cluster answers" in said
-    assert "set KUBECONFIG" in said
+@pytest.fixture
+def servers() -> Iterator[dict[str, str]]:
+    """silent: accepts connections, and answers nothing.  full: accepts none, as an address that leads nowhere."""
+    with contextlib.ExitStack() as stack:
+        listening = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0)) for name in ("silent", "full")}
+        stack.enter_context(socket.create_connection(listening["full"].getsockname()))
+        yield {name: f"https://127.0.0.1:{one.getsockname()[1]}" for name, one in listening.items()}
 
 
-def test_a_missing_right_is_reported(everywhere: Everywhere, tmp_path: Path) -> None:
-    """As an account that may do nothing."""
-    main = everywhere.main
-    token = main.kubectl("create", "token", f"{main.project.name}-server").strip()
-    config = json.loads(kubectl("config", "view", "--raw", "--flatten", "--minify", "-o", "json"))
-    config["users"][0]["user"] = {"token": token}
+@pytest.mark.parametrize(
+    ("server", "reason"),
+    [
+        ("full", "timed out after 20.* seconds; is kubectl installed, KUBECONFIG right, and the cluster up"),
+        ("silent", "handshake timeout|timed out after 20.* seconds"),
+        ("https://127.0.0.1:9", "refused"),
+        ("https://nowhere.invalid:6443", "no such host|lookup nowhere.invalid"),
+        ("", "localhost:8080 was refused"),
+    ],
+)
+def test_a_cluster_that_is_away_is_reported_in_time(
+    nowhere: Deployed, tmp_path: Path, servers: dict[str, str], server: str, reason: str
+) -> None:
+    """An address that leads nowhere, a server that never answers, a refused port, a name that is none, no kubeconfig."""
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "away", "users": [{"name": "one", "user": {"token": "none"}}],
+        "clusters": [{"name": "away", "cluster": {"server": servers.get(server, server)}}],
+        "contexts": [{"name": "away", "context": {"cluster": "away", "user": "one"}}],
+    }  # fmt: skip
     (tmp_path / "config").write_text(json.dumps(config))
-    said = refused(main.ask("deploy", seconds=SENTENCE, KUBECONFIG=str(tmp_path / "config")))
-    assert "you have no right to that" in said
-    assert f"system:serviceaccount:{main.namespace}:{main.project.name}-server" in said
+    kubeconfig = str(tmp_path / "config") if server else "/dev/null"
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(lambda target: nowhere.ask(target, seconds=AWAY, KUBECONFIG=kubeconfig), ("deploy", "undeploy")):
+            assert refused(done).startswith("make: ")
+            assert re.search(reason, refused(done))
 
 
-def test_an_image_that_cannot_be_pulled_is_reported_and_the_old_pods_stay(everywhere: Everywhere) -> None:
-    """By its name; the next good deployment mends it."""
-    there = everywhere.elsewhere
-    before = {pod["metadata"]["name"] for pod in there.pods("server")}
-    said = refused(there.ask("deploy", seconds=SENTENCE, DISCOVERY="dns", IMAGE="localhost/nowhere:1"))
-    assert "the image localhost/nowhere:1 cannot be pulled" in said
-    assert before <= {pod["metadata"]["name"] for pod in there.pods("server")}
-    there.make("deploy", DISCOVERY="dns")
-    assert {pod["metadata"]["name"] for pod in there.pods("server")} == before
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"DISCOVERY": "kubernets"}, "there is no deploy/overlays/kubernets; choose one of dns, etcd, etcd-external, kubernetes"),
+        ({"TIMEOUT": "soon"}, "TIMEOUT=soon is not a number of seconds"),
+        (
+            {"IMAGE": "", "LOAD_IMAGE": ""},
+            "names no image registry; set newName in deploy/components/image, or IMAGE, or LOAD_IMAGE",
+        ),
+        ({"NAMESPACE": "no-such-namespace"}, 'namespaces "no-such-namespace" not found'),
+    ],
+)
+def test_what_cannot_be_done_is_refused(nowhere: Deployed, given: dict[str, str], words: str) -> None:
+    """With the reason, before an image is built."""
+    done = nowhere.ask("deploy", seconds=AWAY, **given)
+    assert words in refused(done)
+    assert done.stdout == ""
 
 
-def test_an_image_that_can_go_nowhere_is_reported_before_it_is_built(project: Path) -> None:
-    """localhost is no registry."""
-    said = refused(Deployed(project, "", IMAGE).ask("deploy", seconds=SENTENCE, BUILD="yes", LOAD_IMAGE=""))
-    assert "names no registry to push to; set IMAGE" in said
+def test_a_broken_overlay_is_refused_with_kubectls_own_reason(deployments: dict[str, Deployed]) -> None:
+    """A file that an overlay names is missing."""
+    there = deployments["dns"]
+    missing = there.project / "deploy" / "client" / "account.yaml"
+    text = missing.read_text()
+    missing.unlink()
+    try:
+        said = refused(there.ask("deploy"))
+    finally:
+        missing.write_text(text)
+    assert re.search(r"accumulating resources.*account\.yaml.*no such file", said)
 
 
-def test_the_image_holds_no_tool_and_its_user_has_a_number(everywhere: Everywhere) -> None:
-    """No pip, no compiler, no test; a root that cannot be written to. It runs, though only the checkout's owner can read its files."""
-    assert not any(path.stat().st_mode & 0o077 for path in everywhere.main.project.rglob("*.py"))
-    main = everywhere.main
-    program = "import importlib.util, os, shutil; print(importlib.util.find_spec('pip'), *map(shutil.which, ('pip', 'pip3', 'gcc', 'cc')), os.getuid(), os.access('/app', os.W_OK))"
-    assert main.kubectl("exec", str(main.pods("server")[0]["metadata"]["name"]), "--", "python", "-c", program).split() == [
-        "None"
-    ] * 5 + ["65532", "False"]
-    if TOOL == "buildah":
-        config = json.loads(subprocess.run([TOOL, "inspect", "--type", "image", IMAGE], capture_output=True, check=True).stdout)[
-            "OCIv1"
-        ]["config"]
-        assert (config["User"], config["StopSignal"], config["Entrypoint"]) == ("65532:65532", "SIGTERM", ["python"])
-        assert config["Labels"]["org.opencontainers.image.title"] == main.project.name
+def test_an_image_that_cannot_be_pulled_is_reported_and_the_old_pods_stay(deployments: dict[str, Deployed]) -> None:
+    """With its events; the next good deployment mends it."""
+    there = deployments["etcd-external"]
+    before = there.names("server")
+    done = there.ask("deploy", seconds=PULLED, IMAGE="localhost/nowhere:1")
+    assert "is not rolled out" in refused(done)
+    assert 'image "localhost/nowhere:1"' in done.stdout
+    assert re.search("Warning +Failed", done.stdout)
+    assert before <= there.names("server")
+    assert "not changed" not in there.make("deploy")
+    assert there.names("server") == before
 
 
-def test_a_dry_run_changes_nothing_and_a_diff_shows_the_difference(everywhere: Everywhere) -> None:
-    """Asked of the API server, which accepts it."""
-    main = everywhere.main
-    before = main.kubectl(
-        "get", "deployments,configmaps", "-l", main.selector, "-o", "jsonpath={.items[*].metadata.resourceVersion}"
-    )
-    said = main.make("deploy", DISCOVERY="dns", DRY_RUN="1")
-    assert "GREETER__CLIENT__TARGET: dns-poll:///" in said
-    assert "the API server has accepted all of it" in said
-    assert "no difference" in main.make("diff", DISCOVERY="kubernetes")
-    assert "dns-poll:///" in main.make("diff", DISCOVERY="dns")
-    for target, arguments in (("scale", ("N=9",)), ("restart", ()), ("kill", ()), ("undeploy", ())):
-        assert "would" in main.make(target, *arguments, DRY_RUN="1")
-    after = main.kubectl(
-        "get", "deployments,configmaps", "-l", main.selector, "-o", "jsonpath={.items[*].metadata.resourceVersion}"
-    )
-    assert after == before
+def test_the_last_lines_of_a_pod_that_crashes_are_shown_without_control_characters(deployments: dict[str, Deployed]) -> None:
+    """The next good deployment mends it, too."""
+    there = deployments["etcd-external"]
+    before = there.names("server")
+    path = there.project / "deploy" / "server" / "deployment.yaml"
+    text = path.read_text()
+    there.edit("server/deployment.yaml", r"args: .*", lambda _: "args: " + json.dumps(["-c", f"{PROGRAM}; sys.exit(3)"]))
+    done = there.ask("deploy")
+    path.write_text(text)
+    assert "deployment.apps/greeter-server is not rolled out" in refused(done)
+    assert ESCAPED in done.stdout.splitlines()
+    assert "Back-off restarting failed container" in done.stdout
+    assert (done.stdout + done.stderr).isprintable() or not set("\x1b\x9b\u202e") & set(done.stdout + done.stderr)
+    there.make("deploy")
+    assert there.names("server") == before
+
+
+def test_logs_are_shown_without_control_characters(deployments: dict[str, Deployed]) -> None:
+    """Those of all pods of the project, each line with its pod."""
+    there = deployments["etcd-external"]
+    labels = {f"app.kubernetes.io/{key}": there.project.name for key in ("instance", "part-of")}
+    container = {"name": "one", "image": there.image, "args": ["-c", PROGRAM]}
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "noisy", "labels": labels},
+        "spec": {"containers": [container], "restartPolicy": "Never"},
+    }  # fmt: skip
+    there.kubectl("create", "-f", "-", given=pod)
+    there.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s", "pod/noisy")
+    wanted = {"noisy", *there.names("server"), *there.names("load-generator")}
+    lines: list[str] = []
+    with there.started("logs") as printed:
+        while wanted:
+            lines.append(next(printed))
+            wanted -= {name for name in wanted if f"pod/{name}/" in lines[-1]}
+    there.kubectl("delete", "pod", "noisy")
+    assert f"[pod/noisy/one] {ESCAPED}\n" in lines
+
+
+def test_status_and_diff_show_what_is_there_and_what_would_change(deployments: dict[str, Deployed]) -> None:
+    """By the same overlay without a word, by another one with what differs; nothing is changed."""
+    there = deployments["dns"]
+    before = there.deployment("server")["metadata"]["resourceVersion"]
+    status = there.make("status")
+    for name in ("deployment.apps/greeter-server", "service/greeter-server-headless", "pod/greeter-load-generator-"):
+        assert name in status
+    assert there.make("diff") == ""
+    different = there.ask("diff", DISCOVERY="etcd")
+    assert different.returncode != 0
+    assert re.search(r"^\+ +value: etcd:///greeter-server", different.stdout, re.MULTILINE)
+    assert there.deployment("server")["metadata"]["resourceVersion"] == before
+
+
+def test_a_deployment_with_tls_keeps_it(deployments: dict[str, Deployed]) -> None:
+    """Without a variable the same overlay is deployed again; one without TLS is refused in one sentence, and nothing is changed."""
+    there = deployments["production"]
+
+    def seen() -> Any:
+        return [there.deployment(role)["metadata"]["generation"] for role in ("server", "load-generator")]
+
+    there.make("deploy")
+    assert there.environment("server")["GREETER__TLS__MODE"] == "mtls"
+    before = seen()
+    for overlay in ("kubernetes", "dns"):
+        said = refused(there.ask("deploy", DISCOVERY=overlay))
+        assert said == (
+            f"make: production runs with TLS, and deploy/overlays/{overlay} would turn it off; add components/mtls to it"
+        )
+    assert seen() == before
+    assert there.environment("server")["GREETER__TLS__MODE"] == "mtls"
+
+
+def test_an_image_by_digest_is_deployed_as_it_lies(project: Path, image: str, tmp_path: Path) -> None:
+    """IMAGE= would not be used, and is refused; nothing is built for it. Undeploying does not mind."""
+    copy = shutil.copytree(project, tmp_path / SLUG)
+    there = Deployed(copy, "default", image)
+    there.edit("overlays/production/kustomization.yaml", "name: localhost/.*", f"name: {image.rpartition(':')[0]}")
+    said = refused(there.ask("deploy", ENV="production"))
+    assert said == f"make: IMAGE={image} would not be used: deploy/overlays/production names an image itself; change it there"
+    namespace = f"cluster-{uuid.uuid4().hex[:8]}"
+    kubectl("create", "namespace", namespace)
+    try:
+        there = Deployed(copy, namespace, "")
+        there.kubectl("create", "quota", "no-pods", "--hard=pods=0")
+        done = there.ask("deploy", ENV="production", TIMEOUT="1")
+        assert "is not rolled out" in refused(done)
+        assert "STEP" not in done.stdout + done.stderr  # of a build
+        spec = there.deployment("server")["spec"]["template"]["spec"]
+        assert re.fullmatch(r"registry\.example\.com/team/greeter@sha256:0{64}", spec["containers"][0]["image"])
+        assert "deleted" in there.make("undeploy", IMAGE=image)
+    finally:
+        kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture
+def empty(project: Path, image: str, tmp_path: Path) -> Iterator[Deployed]:
+    """A project of the test's own that asks for no pods, in a new namespace."""
+    there = Deployed(shutil.copytree(project, tmp_path / SLUG), f"cluster-{uuid.uuid4().hex[:8]}", image)
+    for role in ("server", "load-generator"):
+        there.edit(f"{role}/deployment.yaml", "replicas: .", "replicas: 0")
+    kubectl("create", "namespace", there.namespace)
+    yield there
+    kubectl("delete", "namespace", there.namespace, "--wait=false")
+
+
+def test_an_environment_may_name_its_namespace(empty: Deployed) -> None:
+    """It is deployed there, whatever the kubeconfig's; another NAMESPACE is refused; and what is there is not touched from elsewhere."""
+    folder = empty.project / "deploy" / "overlays" / "elsewhere"
+    shutil.copytree(folder.parent / "kubernetes", folder)
+    there = Deployed(empty.project, f"{empty.namespace}-elsewhere", empty.image)
+    empty.edit("overlays/elsewhere/kustomization.yaml", "^kind: Kustomization", rf"\g<0>\nnamespace: {there.namespace}")
+    empty.edit("overlays/elsewhere/kustomization.yaml", "overlay: kubernetes", "overlay: elsewhere")
+    kubectl("create", "namespace", there.namespace)
+    try:
+        there.make("deploy", ENV="elsewhere", NAMESPACE="")
+        before = there.kubectl("get", ",".join(KINDS), "-o", "yaml", "-l", f"{SLUG}/overlay=elsewhere")
+        assert "kind: Role" in before
+        assert "does not match the namespace" in refused(empty.ask("deploy", ENV="elsewhere"))
+        assert empty.kubectl("get", "deployments", "-o", "name") == ""
+        empty.make("deploy", DISCOVERY="kubernetes")
+        empty.make("deploy", DISCOVERY="passthrough")
+        assert empty.kubectl("get", "roles", "-o", "name") == ""
+        empty.make("undeploy")
+        assert empty.kubectl("get", ",".join(KINDS), "-o", "name", "-l", f"{SLUG}/overlay") == ""
+        assert there.kubectl("get", ",".join(KINDS), "-o", "yaml", "-l", f"{SLUG}/overlay=elsewhere") == before
+        there.make("undeploy", ENV="elsewhere", NAMESPACE="")
+        assert there.kubectl("get", ",".join(KINDS), "-o", "name", "-l", f"{SLUG}/overlay") == ""
+    finally:
+        kubectl("delete", "namespace", there.namespace, "--wait=false")
+
+
+def test_a_kind_that_the_cluster_does_not_have_hinders_neither_a_change_of_mode_nor_the_end(empty: Deployed) -> None:
+    """An overlay that is not used names one; what it names besides is deleted as ever."""
+    with (empty.project / "deploy" / "components" / "rbac-client" / "role.yaml").open("a") as file:
+        file.write("---\napiVersion: example.com/v1\nkind: Unknown\nmetadata: {name: greeter-unknown}\n")
+    empty.make("deploy", DISCOVERY="etcd", ETCD_IMAGE="localhost/etcd:3.6")
+    assert 'no matches for kind "Unknown"' in refused(empty.ask("deploy", DISCOVERY="kubernetes"))
+    empty.make("deploy", DISCOVERY="passthrough")
+    assert empty.kubectl("get", "statefulsets", "-o", "name") == ""
+    empty.make("undeploy")
+    assert empty.kubectl("get", ",".join(KINDS), "-o", "name", "-l", f"{SLUG}/overlay") == ""

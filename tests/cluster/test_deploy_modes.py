@@ -1,125 +1,165 @@
-"""`make deploy` and its sisters in generated projects, on a real cluster: calls flow in every mode and through every change.
+"""`make deploy` and plain `kubectl apply -k` on a real cluster: calls flow in every overlay and through every change."""
 
-The tests use the deployments that they share in this order.
-"""
-
-import subprocess
-from pathlib import Path
+import json
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import trustme
 
-from .conftest import Everywhere
-from .deployed import Deployed, kubectl, variables
+from tests.bake import SLUG
+
+from .conftest import OVERLAYS, PLAIN, namespace, neighbors, of_neighbors
+from .deployed import Deployed, Object, kubectl, variables
 
 pytestmark = pytest.mark.cluster
 
-
-def test_every_deployment_is_called_evenly(everywhere: Everywhere) -> None:
-    """kubernetes, native-dns and dns, each within 25 % over its three servers; the pods are ready and restricted."""
-    for deployed in (everywhere.main, everywhere.neighbor, everywhere.elsewhere):
-        with deployed.followed() as logs:
-            logs.wait_even(3)
-            assert not any(
-                second.served.keys() - {name(deployed, pod) for pod in deployed.pods("server")} for second in logs.seconds[-3:]
-            )
-        for pod in deployed.pods("server") + deployed.pods("client"):
-            assert {"type": "Ready", "status": "True"}.items() <= {c["type"]: c for c in pod["status"]["conditions"]}[
-                "Ready"
-            ].items()
-            assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+Fleet = dict[str, Deployed]
+FIRST = "kubernetes"
 
 
-def name(deployed: Deployed, pod: dict[str, Any]) -> str:
-    """As `make logs` writes it: without the project's name."""
-    return str(pod["metadata"]["name"]).removeprefix(f"{deployed.project.name}-")
+def everything(where: str, *arguments: str) -> list[Object]:
+    """All objects of a namespace that people write: not those that controllers make of them."""
+    kinds = set(kubectl("api-resources", "--verbs=list", "--namespaced", "-o", "name").split())
+    made = {"bindings", "events", "events.events.k8s.io", "endpoints", "pods.metrics.k8s.io"}
+    found: list[Object] = json.loads(
+        kubectl("--namespace", where, "get", ",".join(sorted(kinds - made)), "-o", "json", *arguments)
+    )["items"]
+    return [item for item in found if "ownerReferences" not in item["metadata"]]
 
 
-def no_call_fails_through_changes(deployed: Deployed) -> None:
-    """Up, down, and all servers replaced, at 200 calls a second without a retry."""
-    with deployed.followed() as logs:
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_is_called_evenly(deployments: Fleet, overlay: str) -> None:
+    """Each within 25 % over its three servers, but for passthrough, whose one connection has one server. All pods are ready."""
+    there = deployments[overlay]
+    with there.followed() as logs:
+        logs.wait_even(1 if overlay == "passthrough" else 3)
+        assert logs.seconds[-1].served.keys() <= there.names("server")
+    pods = there.pods("server") + there.pods("load-generator")
+    assert len(pods) == 4
+    for pod in pods:
+        assert [status["ready"] for status in pod["status"]["containerStatuses"]] == [True]
+        assert [status["restartCount"] for status in pod["status"]["containerStatuses"]] == [0]
+
+
+@pytest.mark.parametrize("overlay", sorted({*OVERLAYS} - {"etcd"}))
+def test_the_other_way_to_deploy_the_same_overlay_changes_nothing(deployments: Fleet, overlay: str) -> None:
+    """What plain kubectl has applied, make deploys over it, and the other way round: the same pods, of the same specification."""
+    there = deployments[overlay]
+
+    def seen() -> Any:
+        roles = ("server", "load-generator")
+        return [(there.deployment(role)["spec"], there.names(role)) for role in roles]
+
+    before = seen()
+    if overlay in PLAIN:
+        there.make("deploy")
+    else:
+        there.name_image(there.image)
+        there.apply(overlay)
+        there.rolled_out()
+    assert seen() == before
+
+
+def test_make_deploy_makes_the_objects_that_kubectl_makes(deployments: Fleet) -> None:
+    """Each way in a namespace of its own that runs no pods: equal but for what is unique to an object."""
+    spaces: list[str] = []
+
+    def made(there: Deployed, overlay: str, way: str) -> dict[tuple[str, str], Object]:
+        where = Deployed(there.project, namespace(f"cluster-{uuid.uuid4().hex[:8]}-{way}"), there.image)
+        spaces.append(where.namespace)
+        where.kubectl("create", "quota", "no-pods", "--hard=pods=0")
+        if way == "kubectl":
+            where.apply(overlay)
+        else:
+            said = where.ask("deploy", ENV=overlay, TIMEOUT="1")
+            assert "is not rolled out" in said.stderr  # without pods
+        found = {}
+        for item in everything(where.namespace, f"--selector={there.project.name}/overlay"):
+            metadata = {key: item["metadata"][key] for key in ("name", "labels")}
+            for unique in ("clusterIP", "clusterIPs", *(["replicas"] if overlay == "production" else [])):  # an autoscaler's
+                item.get("spec", {}).pop(unique, None)
+            item = {key: value for key, value in item.items() if key not in ("metadata", "status")} | {"metadata": metadata}
+            found[item["kind"], metadata["name"]] = json.loads(json.dumps(item).replace(where.namespace, "here"))
+        return found
+
+    def compared(overlay: str) -> tuple[Any, Any]:
+        return made(deployments[overlay], overlay, "kubectl"), made(deployments[overlay], overlay, "make")
+
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            for plain, by_make in pool.map(compared, ("kubernetes", "etcd", "production")):
+                assert len(plain) >= 9
+                assert by_make == plain
+    finally:
+        kubectl("delete", "namespace", "--wait=false", *spaces)
+
+
+def test_no_call_fails_while_servers_are_added_removed_and_replaced(deployments: Fleet) -> None:
+    """At 100 calls a second without a retry."""
+    there = deployments[FIRST]
+    with there.followed() as logs:
         logs.wait_even(3)
-        deployed.make("scale", "N=5")
+        there.kubectl("scale", f"deployment/{SLUG}-server", "--replicas=5")
         logs.wait_even(5)
-        before = {pod["metadata"]["name"] for pod in deployed.pods("server")}
-        deployed.make("scale", "N=3")
-        deployed.gone("server", *(before - {pod["metadata"]["name"] for pod in deployed.pods("server")}))
+        before = there.names("server")
+        there.kubectl("scale", f"deployment/{SLUG}-server", "--replicas=3")
+        there.gone(*(before - there.names("server")))
         logs.wait_even(3)
-        before = {pod["metadata"]["name"] for pod in deployed.pods("server")}
-        deployed.make("restart")
-        deployed.gone("server", *before)
+        before = there.names("server")
+        assert "successfully rolled out" in there.make("restart")
+        there.gone(*before)
         logs.wait_even(3)
         assert logs.failed() == {}
-        assert logs.calls() > 2000
+        assert logs.calls() > 1000
 
 
-def test_kubernetes_loses_no_call_through_changes(everywhere: Everywhere) -> None:
-    """Up, down, and all pods replaced."""
-    no_call_fails_through_changes(everywhere.main)
+def test_a_number_of_servers_that_a_person_has_set_is_not_undone(deployments: Fleet) -> None:
+    """By kubectl's own conflict; nothing is changed. Where the file says the same again, make deploys."""
+    there = deployments[FIRST]
+    there.kubectl("scale", f"deployment/{SLUG}-server", "--replicas=4")
+    there.rolled_out()
+    before = [item["metadata"]["generation"] for item in map(there.deployment, ("server", "load-generator"))]
+    there.setting("server", **variables(LOG__LEVEL="WARNING"))
+    said = there.ask("deploy")
+    assert said.returncode != 0
+    assert ".spec.replicas" in said.stderr
+    assert "conflict" in said.stderr
+    assert [item["metadata"]["generation"] for item in map(there.deployment, ("server", "load-generator"))] == before
+    there.edit("server/deployment.yaml", "replicas: 3", "replicas: 4")
+    there.make("deploy")
+    assert there.deployment("server")["spec"]["replicas"] == 4
+    assert there.environment("server")["GREETER__LOG__LEVEL"] == "WARNING"
+    there.edit("server/deployment.yaml", "replicas: 4", "replicas: 3")
+    said = there.ask("deploy")
+    assert ".spec.replicas" in said.stderr
+    there.kubectl("scale", f"deployment/{SLUG}-server", "--replicas=3")
+    there.make("deploy")
 
 
-def switch(deployed: Deployed, mode: str, servers: int) -> None:
-    """Change the mode under load; no call fails in the old clients nor in the new."""
-    with deployed.followed() as logs:
-        deployed.make("deploy", DISCOVERY=mode)
-        newest = sorted(deployed.pods("client"), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))[-1]
-        logs.wait("the new client", lambda seconds: seconds[-1].client == name(deployed, newest))
-        logs.wait_even(servers)
-        assert logs.failed() == {}, mode
+def test_a_change_of_mode_loses_no_call_and_deletes_what_only_the_old_one_names(deployments: Fleet) -> None:
+    """From Kubernetes to etcd, and back without naming the mode's setting anywhere."""
+    there = deployments[FIRST]
+    assert "not found" not in there.kubectl("get", "role", f"{SLUG}-client", "-o", "name")
+    with there.followed() as logs:
+        for overlay in ("etcd", "kubernetes"):
+            before = there.names("server") | there.names("load-generator")
+            there.make("deploy", DISCOVERY=overlay)
+            [client] = there.names("load-generator")
+            logs.wait_for(client)
+            there.gone(*before)
+            logs.wait_even(3)
+            names = {(item["kind"], item["metadata"]["name"]) for item in everything(there.namespace)}
+            assert (("StatefulSet", f"{SLUG}-etcd") in names) == (overlay == "etcd")
+            assert (("Service", f"{SLUG}-etcd") in names) == (overlay == "etcd")
+            assert (("Role", f"{SLUG}-client") in names) == (overlay == "kubernetes")
+            assert ("GREETER__REGISTRATION__TARGET" in there.environment("server")) == (overlay == "etcd")
+            assert logs.failed() == {}, overlay
 
 
-def test_a_change_to_etcd_loses_no_call_and_keeps_the_number_of_servers(everywhere: Everywhere) -> None:
-    """Servers register before the clients look there; what only Kubernetes' mode needs is gone, what a person scaled is kept."""
-    main = everywhere.main
-    main.make("scale", "N=4")
-    switch(main, "etcd", 4)
-    assert main.kubectl("get", "roles,rolebindings", "-l", main.selector, "-o", "name") == ""
-    main.make("scale", "N=3")
-
-
-def test_etcd_loses_no_call_through_changes(everywhere: Everywhere) -> None:
-    """As with Kubernetes."""
-    no_call_fails_through_changes(everywhere.main)
-
-
-def test_a_change_from_etcd_and_on_to_passthrough_loses_no_call(everywhere: Everywhere) -> None:
-    """Clients leave etcd before the servers do; then etcd goes. One connection has one server."""
-    main = everywhere.main
-    switch(main, "kubernetes", 3)
-    left = main.kubectl("get", "statefulsets,services,configmaps", "-l", main.selector, "-o", "name").split()
-    assert not [item for item in left if "etcd" in item]
-    assert len([item for item in left if item.startswith("configmap/")]) == 2
-    switch(main, "passthrough", 1)
-
-
-@pytest.mark.parametrize(
-    ("where", "mode", "serving"),
-    [
-        ("neighbor", "native-dns", 3),
-        ("elsewhere", "dns", 3),
-        ("elsewhere", "kubernetes", 3),
-        ("main", "passthrough", 1),
-        ("main", "etcd", 3),
-    ],
-)
-def test_a_killed_server_loses_no_call_where_clients_retry(everywhere: Everywhere, where: str, mode: str, serving: int) -> None:
-    """One that serves, of course. Its container starts again in the same pod."""
-    deployed: Deployed = getattr(everywhere, where)
-    deployed.setting("client", **variables(CLIENT__RETRY__ATTEMPTS="3"))
-    deployed.make("deploy", DISCOVERY=mode)
-    with deployed.followed() as logs:
-        logs.wait_even(serving)
-        killed = f"{deployed.project.name}-{next(iter(logs.seconds[-1].served))}"
-        assert killed in deployed.make("kill", f"POD={killed}")
-        deployed.kubectl("wait", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "--timeout=60s", f"pod/{killed}")
-        logs.wait_even(serving)
-        assert logs.failed() == {}
-
-
-def test_the_account_of_the_client_may_read_slices_and_nothing_else(everywhere: Everywhere) -> None:
+def test_the_account_of_the_client_may_read_slices_and_nothing_else(deployments: Fleet) -> None:
     """What `kubectl auth can-i --list` says in the mode kubernetes, beyond what every account may."""
-    there = everywhere.elsewhere
+    there = deployments["kubernetes"]
 
     def rights(account: str) -> set[str]:
         who = f"--as=system:serviceaccount:{there.namespace}:{account}"
@@ -127,66 +167,69 @@ def test_the_account_of_the_client_may_read_slices_and_nothing_else(everywhere: 
         lines = there.kubectl("auth", "can-i", "--list", who, *groups).splitlines()[1:]
         return {" ".join(line.split()) for line in lines}
 
-    client = rights(f"{there.project.name}-client") - rights("default")
+    client = rights(f"{SLUG}-client") - rights("default")
     assert client == {"endpointslices.discovery.k8s.io [] [] [get list watch]"}
-    assert rights(f"{there.project.name}-server") == rights("default")
+    assert rights(f"{SLUG}-server") == rights("default")
 
 
-def an_etcd_of_your_own(deployed: Deployed, folder: Path) -> None:
-    """Beside the project: TLS, and a user who may touch the keys of this deployment only; and the Secret from which the pods know it."""
-    ca = trustme.CA()
-    certificate = ca.issue_cert("own-etcd")
-    ca.cert_pem.write_to_path(folder / "ca.crt")
-    certificate.cert_chain_pems[0].write_to_path(folder / "tls.crt")
-    certificate.private_key_pem.write_to_path(folder / "tls.key")
-    deployed.kubectl("create", "secret", "tls", "own-etcd", f"--cert={folder / 'tls.crt'}", f"--key={folder / 'tls.key'}")
-    data = ("--from-literal=username=pair", "--from-literal=password=secret", f"--from-file={folder / 'ca.crt'}")
-    deployed.kubectl("create", "secret", "generic", f"{deployed.project.name}-etcd", *data)
-    variables = {
-        "ETCD_DATA_DIR": "/data", "ETCD_LISTEN_CLIENT_URLS": "https://0.0.0.0:2379", "ETCD_ADVERTISE_CLIENT_URLS": "https://own-etcd:2379",
-        "ETCD_CERT_FILE": "/tls/tls.crt", "ETCD_KEY_FILE": "/tls/tls.key",
-    }  # fmt: skip
-    container = {
-        "name": "etcd", "image": "localhost/etcd:3.6", "env": [{"name": name, "value": value} for name, value in variables.items()],
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tls", "mountPath": "/tls"}],
-        "readinessProbe": {"tcpSocket": {"port": 2379}, "periodSeconds": 1},
-    }  # fmt: skip
-    volumes = [{"name": "data", "emptyDir": {}}, {"name": "tls", "secret": {"secretName": "own-etcd"}}]
-    where = {"name": "own-etcd", "namespace": deployed.namespace, "labels": {"app": "own-etcd"}}
-    kubectl(
-        "create",
-        "-f",
-        "-",
-        given={"apiVersion": "v1", "kind": "Pod", "metadata": where, "spec": {"containers": [container], "volumes": volumes}},
-    )
-    deployed.kubectl("expose", "pod", "own-etcd", "--port=2379")
-    deployed.kubectl("wait", "--for=condition=Ready", "--timeout=90s", "pod/own-etcd")
-    address = deployed.kubectl("get", "pod", "own-etcd", "-o", "jsonpath={.status.podIP}")
-    for command in (
-        "user add root:secret", "role add root", "user grant-role root root", "user add pair:secret", "role add pair", "user grant-role pair pair",
-        f"role grant-permission pair readwrite --prefix=true {deployed.namespace}/{deployed.project.name}-server/", "auth enable",
-    ):  # fmt: skip
-        line = ["etcdctl", f"--endpoints=https://{address}:2379", "--insecure-skip-tls-verify", *command.split()]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, f"etcdctl {command}: {done.stderr}"
+def test_settings_are_rolled_back_and_forward_with_the_number_that_an_autoscaler_has_set(deployments: Fleet) -> None:
+    """`make deploy`, `kubectl rollout undo`, `make deploy`: five servers at each step, and no call fails without a retry."""
+    there = deployments["production"]
+    there.setting("load-generator", **variables(CLIENT__RATE="50", CLIENT__RETRY__ATTEMPTS="1"))
+    there.make("deploy")
+    there.kubectl("patch", "hpa", f"{SLUG}-server", "--patch", '{"spec": {"minReplicas": 5}}')
+    there.kubectl("wait", f"deployment/{SLUG}-server", "--for=jsonpath={.spec.replicas}=5", "--timeout=120s")
+    there.rolled_out()
+    there.edit("components/autoscale/autoscaler.yaml", "minReplicas: 3", "minReplicas: 5")
+    counts = []
+    with there.followed() as logs:
+        logs.wait_even(5)
+        there.setting("server", **variables(LOG__LEVEL="WARNING"))
+        for step in ("deploy", "undo", "deploy"):
+            before = there.names("server")
+            if step == "deploy":
+                there.make("deploy")
+            else:
+                there.kubectl("rollout", "undo", f"deployment/{SLUG}-server")
+                there.rolled_out()
+            there.gone(*before)
+            assert ("GREETER__LOG__LEVEL" in there.environment("server")) == (step == "deploy")
+            counts.append(there.deployment("server")["spec"]["replicas"])
+            logs.wait_even(5)
+        assert logs.failed() == {}
+    assert counts == [5, 5, 5]
 
 
-def test_an_etcd_of_your_own_is_used_with_tls_and_a_user(everywhere: Everywhere, tmp_path: Path) -> None:
-    """Its address in the overlay, its CA and the user in a Secret, as the docs say."""
-    there = everywhere.elsewhere
-    an_etcd_of_your_own(there, tmp_path)
-    place = there.project / "deploy" / "overlays" / "etcd-external" / "kustomization.yaml"
-    place.write_text(place.read_text().replace("https://etcd.example.com:2379", "https://own-etcd:2379"))
-    switch(there, "etcd-external", 3)
+def test_make_deploy_takes_over_what_plain_kubectl_has_applied(deployments: Fleet) -> None:
+    """From etcd to kubernetes: nothing is left of the first, neither an entry of env nor an object."""
+    there = deployments["etcd"]
+    assert "GREETER__REGISTRATION__TARGET" in there.environment("server")
+    there.make("deploy", DISCOVERY="kubernetes")
+    for role in ("server", "load-generator"):
+        names = there.environment(role)
+        assert not [name for name in names if "REGISTRATION__TARGET" in name or "ETCD" in name]
+    assert there.environment("load-generator")["GREETER__CLIENT__TARGET"].startswith("kubernetes:")
+    assert not [item for item in everything(there.namespace) if item["metadata"]["name"].endswith("etcd")]
 
 
-def test_undeploying_leaves_nothing_and_touches_no_neighbor(everywhere: Everywhere) -> None:
-    """Neither in its namespace nor the same project elsewhere."""
-    everywhere.main.make("undeploy")
-    kinds = ",".join(kubectl("api-resources", "--verbs=list", "--namespaced", "-o", "name").split())
-    assert everywhere.main.kubectl("get", kinds, "-l", everywhere.main.selector, "-o", "name") == ""
-    assert "nothing of greeter is in the namespace" in everywhere.main.make("status")
-    for deployed in (everywhere.neighbor, everywhere.elsewhere):
-        with deployed.followed() as logs:
-            logs.wait_even(3)
-            assert logs.failed() == {}
+def test_neighbors_stay_bit_for_bit_and_undeploying_leaves_nothing(deployments: Fleet) -> None:
+    """Through a deployment, a change of the mode, a restart, and the end; neither objects with the same labels are touched nor those
+    with names that another overlay has, nor another project's pods, which go on calling."""
+    there, other = deployments["passthrough"], deployments["native-dns"]
+    before = of_neighbors(there.namespace)
+    others = other.names("server") | other.names("load-generator"), [other.deployment("server")["metadata"]["generation"]]
+    with other.followed() as logs:
+        for target, given in (("deploy", {"DISCOVERY": "kubernetes"}), ("restart", {}), ("deploy", {"DISCOVERY": "passthrough"}), ("undeploy", {})):  # fmt: skip
+            there.make(target, **given)
+            assert of_neighbors(there.namespace) == before, target
+        logs.wait_even(3)
+        assert logs.failed() == {}
+    assert (
+        other.names("server") | other.names("load-generator"),
+        [other.deployment("server")["metadata"]["generation"]],
+    ) == others
+    theirs = {(item["kind"], item["metadata"]["name"]) for item in neighbors(there.namespace)}
+    left = {(item["kind"], item["metadata"]["name"]) for item in everything(there.namespace)} - theirs
+    assert {name for name in left if name[1].startswith(SLUG)} == set()
+    assert there.pods("server") == there.pods("load-generator") == []
+    assert there.make("undeploy") == ""
