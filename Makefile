@@ -21,7 +21,7 @@ export PIP_USER = no
 pip = -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster conformance lint format bench experiment transitions stress soak faults fuzz wire lock audit docs check clean
+.PHONY: help demo test test-cluster conformance lint format bench experiment transitions gitops stress soak faults fuzz wire lock audit docs check clean
 
 ##@ See it
 demo: ## add, drain, kill, and restart servers while a client calls (PROJECT=path, MODE=dns|native-dns|passthrough|etcd|manual, JSON=1)
@@ -90,6 +90,9 @@ experiment: $(installed) ## run the demo's scenario on a cluster, in every mode 
 
 transitions: $(installed) ## change the mode between every two modes under load, on a cluster (PROJECT=path PAIRS=etcd:dns); writes docs/transitions.md
 	@$(bin)/python -m lab.transitions $(project) $(if $(PAIRS),--pairs '$(PAIRS)',--page docs/transitions.md) --json build/transitions.json
+
+gitops: $(installed) ## have Flux's controller, built by Go, apply overlays under load, on a cluster (PROJECT=path); writes docs/gitops.md
+	@$(bin)/python -m lab.gitops $(project) $(if $(PROJECT),,--page docs/gitops.md)
 
 stress: $(installed) ## long runs: many endpoints, ten minutes of changes (SECONDS=600), exits, 2,000 channels
 	@$(bin)/python -m lab.benchmarks stress --seconds $(or $(SECONDS),600)
