@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -36,7 +37,6 @@ class Flux:
         self._folder = folder
         self._binary = folder / f"kustomize-controller-{VERSIONS[CONTROLLER]}"
         self._environment = {**os.environ, "GOFLAGS": "-p=2 -mod=mod -buildvcs=false"}
-        self.log = folder / "controller.log"
 
     def build(self) -> None:
         """Unless it is there: minutes, and much of the processors. Raises ExperimentError."""
@@ -61,27 +61,24 @@ class Flux:
         """The controller, for this while, for the cluster's namespace alone; with the resource definitions that are not there yet."""
         there = cluster.kubectl("get", "customresourcedefinitions", "--output=name")
         new = [path for path in self.definitions() if f"/{yaml.safe_load(path.read_text())['metadata']['name']}\n" not in there]
-        scratch = self._folder / "scratch"
-        scratch.mkdir(exist_ok=True)
         try:
             for path in new:
                 cluster.kubectl("create", "--filename", str(path))
             for path in new:
                 cluster.kubectl("wait", "--for=condition=Established", "--filename", str(path))
-            with self.log.open("w") as log:
+            with tempfile.TemporaryDirectory() as scratch, (self._folder / f"{cluster.namespace}.log").open("w") as log:
                 process = subprocess.Popen(
                     [self._binary, "--watch-all-namespaces=false", "--metrics-addr=0", "--health-addr=0"],
-                    env={**os.environ, "RUNTIME_NAMESPACE": cluster.namespace, "TMPDIR": str(scratch)},
+                    env={**os.environ, "RUNTIME_NAMESPACE": cluster.namespace, "TMPDIR": scratch},
                     stdout=log,
                     stderr=log,
                 )
-            try:
-                yield
-            finally:
-                process.terminate()
-                process.wait()
+                try:
+                    yield
+                finally:
+                    process.terminate()
+                    process.wait()
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
             for path in new:
                 cluster.kubectl("delete", "--ignore-not-found", "--filename", str(path))
 

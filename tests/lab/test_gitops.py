@@ -4,6 +4,7 @@ import json
 import shutil
 import stat
 import tarfile
+import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from lab.experiment.cluster import Cluster, ExperimentError
-from lab.flux import Sync
+from lab.flux import CONTROLLER, VERSIONS, Flux, Sync
 from lab.gitops import Repository, Step, render
 from lab.project import Project
 
@@ -64,6 +65,35 @@ def test_a_commit_is_an_archive_that_flux_can_fetch(
         assert first["revision"] != second["revision"]
         with urllib.request.urlopen(second["url"]) as answer, tarfile.open(fileobj=answer, mode="r|gz") as archive:
             assert "./deploy/overlays/kubernetes/kustomization.yaml" in archive.getnames()
+
+
+def test_only_resource_definitions_that_were_not_there_are_removed(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a Flux that runs on the cluster stay; and the controller is ended."""
+    for name in ("there", "new"):
+        (tmp_path / f"{name}.yaml").write_text(f"metadata: {{name: {name}.example.com}}")
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\n'
+        'case "$*" in *" get "*) echo customresourcedefinition.apiextensions.k8s.io/there.example.com;; esac\n'
+    )
+    controller = tmp_path / f"kustomize-controller-{VERSIONS[CONTROLLER]}"
+    controller.write_text(
+        f"#!/bin/sh\ntrap 'echo ended > {tmp_path}/ended; exit' TERM\necho $$ > {tmp_path}/pid\nwhile :; do sleep 0.1; done\n"
+    )
+    for program in (kubectl, controller):
+        program.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    flux = Flux(tmp_path)
+    monkeypatch.setattr(flux, "definitions", lambda: [tmp_path / "there.yaml", tmp_path / "new.yaml"])
+    with flux.running(Cluster(project, "none")):
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.01)
+    assert (tmp_path / "ended").exists()
+    asked = (tmp_path / "asked").read_text()
+    assert [line.split()[1] for line in asked.splitlines()] == ["get", "create", "wait", "delete"]
+    assert "there.yaml" not in asked
 
 
 def test_the_page_has_each_step() -> None:
