@@ -52,11 +52,11 @@ class Point:
 
 
 class Collector:
-    """Receives OTLP over HTTP at `url`; `spans` and `metrics` are what has arrived. A context manager."""
+    """Receives OTLP over HTTP at `url`; `spans` and `metrics` are what has arrived. Prometheus scrapes it at `scraped`. A context manager."""
 
     def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+        with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as other:
+            endpoint, self.scraped = (f"127.0.0.1:{each.getsockname()[1]}" for each in (free, other))
         self.url = f"http://{endpoint}"
         self.spans: list[Span] = []
         self.metrics: dict[str, list[Point]] = {}
@@ -67,10 +67,14 @@ class Collector:
             "receivers": {"otlp": {"protocols": {"http": {"endpoint": endpoint}}}},
             "exporters": {
                 f"file/{signal}": {"path": f"/dev/fd/{pipe[1]}", "flush_interval": "20ms"} for signal, pipe in self._pipes.items()
-            },
+            }
+            | {"prometheus": {"endpoint": self.scraped}},
             "service": {
                 "telemetry": {"metrics": {"level": "none"}},
-                "pipelines": {signal: {"receivers": ["otlp"], "exporters": [f"file/{signal}"]} for signal in self._pipes},
+                "pipelines": {
+                    "traces": {"receivers": ["otlp"], "exporters": ["file/traces"]},
+                    "metrics": {"receivers": ["otlp"], "exporters": ["file/metrics", "prometheus"]},
+                },
             },
         }
         self._process = subprocess.Popen(

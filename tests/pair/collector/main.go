@@ -1,4 +1,4 @@
-// Command collector is the OpenTelemetry Collector with what tests need of it: OTLP in, JSON lines out.
+// Command collector is the OpenTelemetry Collector with what tests need of it: OTLP in, JSON lines and Prometheus' format out.
 package main
 
 import (
@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/exporter/prometheusexporter"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/provider/yamlprovider"
@@ -21,7 +22,7 @@ func factories() (otelcol.Factories, error) {
 	if err != nil {
 		return otelcol.Factories{}, err
 	}
-	exporters, err := otelcol.MakeFactoryMap[exporter.Factory](fileexporter.NewFactory())
+	exporters, err := otelcol.MakeFactoryMap[exporter.Factory](fileexporter.NewFactory(), prometheusexporter.NewFactory())
 	if err != nil {
 		return otelcol.Factories{}, err
 	}
