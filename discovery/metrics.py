@@ -77,36 +77,31 @@ def _record_lags(record: Callable[[float, dict[str, Any]], None]) -> None:
 def _create_gauges(meter: "Meter", statuses: Callable[[], list[Status]]) -> None:
     from opentelemetry.metrics import Observation
 
-    def gauge(name: str, unit: str, description: str, read: Callable[[Status], Iterable[tuple[float, dict[str, str]]]]) -> None:
-        def collect(options: "CallbackOptions") -> "Iterable[Observation]":
-            for status in statuses():
-                for value, attributes in read(status):
-                    yield Observation(value, {"discovery.target": status.target, **attributes})
+    known: dict[str, dict[tuple[str, str], int]] = {}
 
-        meter.create_observable_gauge(name, [collect], unit=unit, description=description)
+    def endpoints(options: "CallbackOptions") -> "Iterable[Observation]":
+        current = statuses()
+        for target in known.keys() - {status.target for status in current}:
+            known.pop(target, None)
+        for status in current:
+            # Zero for what has gone: without a point, a backend shows the last one for minutes.
+            counted = dict.fromkeys(known.get(status.target, ()), 0)
+            for endpoint in status.snapshot.endpoints if status.snapshot else ():
+                key = endpoint.zone, endpoint.health.name.lower()
+                counted[key] = counted.get(key, 0) + 1
+            known[status.target] = counted
+            for (zone, health), number in counted.items():
+                yield Observation(number, {"discovery.target": status.target, "discovery.zone": zone, "discovery.health": health})
 
-    def count(name: str, unit: str, description: str, read: Callable[[Status], int]) -> None:
-        def collect(options: "CallbackOptions") -> "Iterable[Observation]":
-            for status in statuses():
-                yield Observation(read(status), {"discovery.target": status.target})
+    def observed(read: Callable[[Status], int]) -> list[Callable[["CallbackOptions"], "Iterable[Observation]"]]:
+        return [lambda options: [Observation(read(status), {"discovery.target": status.target}) for status in statuses()]]
 
-        meter.create_observable_counter(name, [collect], unit=unit, description=description)
-
-    gauge("discovery.endpoints", "{endpoint}", "Endpoints in the set that was sent to gRPC, by zone and health", _endpoints)
-    gauge(
-        "discovery.synced",
-        "1",
-        "1 while the source is read, 0 while the last set is in use",
-        lambda status: [(int(status.state == "synced"), {})],
+    gauge, counter = meter.create_observable_gauge, meter.create_observable_counter
+    gauge("discovery.endpoints", [endpoints], "{endpoint}", "Endpoints in the set that was sent to gRPC, by zone and health")
+    synced = observed(lambda status: int(status.state == "synced"))
+    gauge("discovery.synced", synced, "1", "1 while the source is read, 0 while the last set is in use")
+    counter("discovery.updates", observed(lambda status: status.pushes), "{update}", "Sets sent to gRPC")
+    counter(
+        "discovery.restarts", observed(lambda status: status.restarts), "{restart}", "Number of times that a watch was restarted"
     )
-    count("discovery.updates", "{update}", "Sets sent to gRPC", lambda status: status.pushes)
-    count("discovery.restarts", "{restart}", "Number of times that a watch was restarted", lambda status: status.restarts)
-    count("discovery.refusals", "{refusal}", "Sets that gRPC rejected (xDS NACK)", lambda status: status.nacks)
-
-
-def _endpoints(status: Status) -> Iterable[tuple[float, dict[str, str]]]:
-    counted: dict[tuple[str, str], int] = {}
-    for endpoint in status.snapshot.endpoints if status.snapshot else ():
-        key = endpoint.zone, endpoint.health.name.lower()
-        counted[key] = counted.get(key, 0) + 1
-    return [(number, {"discovery.zone": zone, "discovery.health": health}) for (zone, health), number in counted.items()]
+    counter("discovery.refusals", observed(lambda status: status.nacks), "{refusal}", "Sets that gRPC rejected (xDS NACK)")

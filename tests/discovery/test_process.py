@@ -327,6 +327,30 @@ print(*sorted(found), sum(point.count for point in found["discovery.propagation.
     ]  # fmt: skip
 
 
+def test_endpoints_that_have_gone_are_counted_as_none(server: Server) -> None:
+    """A backend would go on with the last number of what is only missing; nothing is left of a target that is closed."""
+    pytest.importorskip("opentelemetry.sdk.metrics", reason="metrics need opentelemetry-sdk: pip install opentelemetry-sdk")
+    code = """
+def endpoints():
+    read = reader.get_metrics_data()
+    metrics = read.resource_metrics[0].scope_metrics[0].metrics if read else []
+    return [point for metric in metrics if metric.name == "discovery.endpoints" for point in metric.data.data_points]
+
+while [point.value for point in endpoints()] != [1]:
+    time.sleep(0.01)
+(before,) = endpoints()
+manual.set([])
+while [point.value for point in endpoints()] != [0]:
+    time.sleep(0.01)
+print([point.attributes for point in endpoints()] == [before.attributes])
+channel.close()
+while endpoints():
+    time.sleep(0.01)
+"""
+    done = run(METRICS + CALL + code, server.address)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
 def test_a_broken_opentelemetry_is_told_once_and_costs_no_channel(server: Server) -> None:
     """Another package may have overwritten a part of its files."""
     code = """
