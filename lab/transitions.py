@@ -134,7 +134,7 @@ def render(transitions: Sequence[Transition], rate: float, about: str) -> str:
 `kubectl apply -k deploy/overlays/<mode>` on a pair that runs in another mode: {SERVERS} servers, {CLIENTS} load generators that make {rate:g} calls a second
 together, without retries. `make transitions` has run it and has written this page ({about}).
 
-The time is that from the command until the last old pod has ended. All calls of old and new clients count, until {AFTER:g} s later. What only the
+The time is that from the command until the last old pod has ended. All calls of old clients count, and those of new ones from when they are ready, until {AFTER:g} s later. What only the
 old overlay names is deleted after the rollout, as `make deploy` does.
 
 {table(("from", "to", "calls", "failed", "complete after"), rows)}
