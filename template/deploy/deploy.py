@@ -17,7 +17,7 @@ OVERLAY = "{{ cookiecutter.project_slug }}/overlay"  # the label of what an over
 COMPONENT = (ROOT / "deploy/components/image/kustomization.yaml").read_text()
 NAME, TAG = [*re.findall(r"^ +new(?:Name|Tag): ['\"]?([^\s'\"]+)", COMPONENT, re.MULTILINE), "", ""][:2]
 STUCK = {"ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CrashLoopBackOff"}
-APPLY = ("apply", "--server-side", "--field-manager=make-deploy", "--filename=-")
+APPLY = ("apply", "--server-side", "--field-manager=kubectl-make", "--filename=-")  # Flux takes over from managers named kubectl*
 given = {"NAMESPACE": "", "TIMEOUT": "300"} | {name: value for name, value in os.environ.items() if value}
 overlays = sorted(path.parent.name for path in ROOT.glob("deploy/overlays/*/kustomization.yaml"))
 

@@ -68,7 +68,7 @@ def cluster(project: Path) -> Iterator[Cluster]:
 
 
 APPLY = {
-    "make": "kubectl apply --server-side --field-manager=make-deploy -k deploy/overlays/{}",
+    "make": "kubectl apply --server-side --field-manager=kubectl-make -k deploy/overlays/{}",
     "flux": "kubectl apply --server-side --field-manager=kustomize-controller --force-conflicts -k deploy/overlays/{}",
     "kubectl": "kubectl apply -k deploy/overlays/{}",
 }
@@ -123,7 +123,7 @@ def test_clients_are_replaced_before_servers(cluster: Cluster) -> None:
 def test_the_command_without_make_removes_what_a_client_side_apply_has_left(cluster: Cluster) -> None:
     """A setting of another overlay."""
     cluster.run(APPLY["kubectl"].format("etcd"))
-    cluster.run(cluster.from_page("kubectl apply --server-side --field-manager=make-deploy --force-conflicts"))
+    cluster.run(cluster.from_page("kubectl apply --server-side --field-manager=kubectl-make --force-conflicts"))
     env = json.loads(cluster.run(f"kubectl get {SERVER} --output=json"))["spec"]["template"]["spec"]["containers"][0]["env"]
     assert not [entry["name"] for entry in env if "REGISTRATION__TARGET" in entry["name"]]
 

@@ -46,7 +46,14 @@ def run(tmp_path: Path) -> Run:
         spec = {"env": [{"name": f"{SLUG.upper()}__TLS__MODE", "value": "mtls"}] if tls else []}
         items = [{"metadata": {"labels": {f"{SLUG}/overlay": overlay}}, "spec": spec}] if overlay else []
         running.write_text(json.dumps({"items": items}))
-        given = {"PATH": f"{program.parent}:{os.environ['PATH']}", "IMAGE": "", "LOAD_IMAGE": "", "ENV": "", "DISCOVERY": ""}
+        given = {
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "IMAGE": "",
+            "LOAD_IMAGE": "",
+            "ENV": "",
+            "DISCOVERY": "",
+            "ETCD_IMAGE": "",
+        }
         return deploy(target, folder=folder, variables={**given, **variables})
 
     return started
