@@ -51,8 +51,8 @@ def test_no_markup_is_left_and_no_file_is_empty(baked: tuple[str, Path]) -> None
         content = path.read_text(encoding="utf-8")
         assert content.strip() or path.name in ("py.typed", "__init__.py"), f"{path} is empty"
         assert not re.search(r"\{%|\{#|cookiecutter\.", content.replace("${x}", "")), path
-        # A workflow's own expressions are ${{ }}; templates of Go's begin with a field, a parenthesis, or a variable.
-        assert not re.search(r"(?<!\$)\{\{(?![.(]| ?\$)", content), path
+        # A workflow's own expressions are ${{ }}; templates of Go's begin with a field, a parenthesis, or a variable; Grafana's are {{label}}.
+        assert not re.search(r"(?<!\$)\{\{(?![.(]| ?\$|\w+\}\})", content), path
     assert not [path for path in project.rglob("*") if "{" in path.name or (path.is_dir() and not any(path.iterdir()))]
 
 
