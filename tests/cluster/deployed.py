@@ -58,7 +58,11 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 
 class Logs:
-    """The logs of all load generators, those that start or end meanwhile included, from now on."""
+    """The logs of all load generators, those that start or end meanwhile included, from now on.
+
+    A client counts from when it is ready, as in lab.transitions: one that calls before may know no server yet. early: its calls that
+    failed before.
+    """
 
     def __init__(self, deployed: "Deployed") -> None:
         self._kubectl = ["kubectl", "--namespace", deployed.namespace]
@@ -66,6 +70,7 @@ class Logs:
         self._processes: list[subprocess.Popen[str]] = []
         self._threads: list[threading.Thread] = []
         self.seconds: list[Second] = []
+        self.early = Counter[str]()
         self.lines: list[str] = []
         self._running = {pod["metadata"]["name"] for pod in deployed.pods("load-generator")}
         shown = '-o=jsonpath={.metadata.name} {.status.phase}{"\\n"}'
@@ -90,13 +95,19 @@ class Logs:
 
     def _read(self, pod: str, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
+        ready, began = pod in self._running, pod in self._running
         for line in process.stdout:
             with self._said:
                 self.lines.append(line.rstrip())
                 said = json.loads(line) if line.startswith("{") else {}
+                began = began or said.get("message", "").startswith("ready: calls go to ")
                 if "served" in said:
                     failed = Counter(said["errors"]) + Counter({"skipped": said["skipped"]})
-                    self.seconds.append(Second(pod, Counter(said["served"]), failed))
+                    if ready:
+                        self.seconds.append(Second(pod, Counter(said["served"]), failed))
+                    else:
+                        self.early += failed
+                    ready = began  # a line counts the second before it
                 self._said.notify_all()
 
     def wait(self, what: str, holds: Callable[[list[Second]], bool]) -> None:
@@ -125,7 +136,7 @@ class Logs:
         self.wait(f"the new client {client}", lambda seconds: any(second.client == client for second in seconds))
 
     def failed(self) -> Counter[str]:
-        """All calls that failed."""
+        """All calls of ready clients that failed."""
         return sum((second.failed for second in self.seconds), Counter[str]())
 
     def calls(self) -> int:

@@ -78,14 +78,17 @@ class Followed:
             found = {endpoint[:2] for endpoint in self.passed.get(timeout=DEADLINE).endpoints}
 
 
-@pytest.mark.parametrize("form", ["greeter.{}.svc.cluster.local.:50051", "_grpc._tcp.greeter.{}.svc.cluster.local."])
-def test_a_headless_services_pods_are_found_and_followed(namespace: str, form: str) -> None:
+def test_a_headless_services_pods_are_found_and_followed(namespace: str) -> None:
     """By address records with the target's port, and by service records with the Service's own."""
     publish(namespace, "10.244.0.201", "10.244.0.202", "10.244.0.203")
-    followed = Followed(f"dns-poll:///{form.format(namespace)}")
+    forms = (f"greeter.{namespace}.svc.cluster.local.:50051", f"_grpc._tcp.greeter.{namespace}.svc.cluster.local.")
+    followed = [Followed(f"dns-poll:///{form}") for form in forms]
     try:
-        followed.wait_for("10.244.0.201", "10.244.0.202", "10.244.0.203")
+        for each in followed:
+            each.wait_for("10.244.0.201", "10.244.0.202", "10.244.0.203")
         publish(namespace, "10.244.0.202", "10.244.0.204")
-        followed.wait_for("10.244.0.202", "10.244.0.204")
+        for each in followed:
+            each.wait_for("10.244.0.202", "10.244.0.204")
     finally:
-        followed.resolver.close()
+        for each in followed:
+            each.resolver.close()

@@ -1,6 +1,7 @@
 """`make deploy` and its like on a real cluster: what they refuse, with which reason, and what they show of pods that do not start."""
 
 import contextlib
+import itertools
 import json
 import re
 import shutil
@@ -57,31 +58,33 @@ def servers() -> Iterator[dict[str, str]]:
         yield {name: f"https://127.0.0.1:{one.getsockname()[1]}" for name, one in listening.items()}
 
 
-@pytest.mark.parametrize(
-    ("server", "reason"),
-    [
-        ("full", "timed out after 20.* seconds; is kubectl installed, KUBECONFIG right, and the cluster up"),
-        ("silent", "handshake timeout|timed out after 20.* seconds"),
-        ("https://127.0.0.1:9", "refused"),
-        ("https://nowhere.invalid:6443", "no such host|lookup nowhere.invalid"),
-        ("", "localhost:8080 was refused"),
-    ],
-)
-def test_a_cluster_that_is_away_is_reported_in_time(
-    nowhere: Deployed, tmp_path: Path, servers: dict[str, str], server: str, reason: str
-) -> None:
+REASONS = {
+    "full": "timed out after 20.* seconds; is kubectl installed, KUBECONFIG right, and the cluster up",
+    "silent": "handshake timeout|timed out after 20.* seconds",
+    "https://127.0.0.1:9": "refused",
+    "https://nowhere.invalid:6443": "no such host|lookup nowhere.invalid",
+    "": "localhost:8080 was refused",
+}
+"""By what is away."""
+
+
+def test_a_cluster_that_is_away_is_reported_in_time(nowhere: Deployed, tmp_path: Path, servers: dict[str, str]) -> None:
     """An address that leads nowhere, a server that never answers, a refused port, a name that is none, no kubeconfig."""
-    config = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "away", "users": [{"name": "one", "user": {"token": "none"}}],
-        "clusters": [{"name": "away", "cluster": {"server": servers.get(server, server)}}],
-        "contexts": [{"name": "away", "context": {"cluster": "away", "user": "one"}}],
-    }  # fmt: skip
-    (tmp_path / "config").write_text(json.dumps(config))
-    kubeconfig = str(tmp_path / "config") if server else "/dev/null"
-    with ThreadPoolExecutor() as pool:
-        for done in pool.map(lambda target: nowhere.ask(target, seconds=AWAY, KUBECONFIG=kubeconfig), ("deploy", "undeploy")):
-            assert refused(done).startswith("make: ")
-            assert re.search(reason, refused(done))
+
+    def said(case: tuple[str, str]) -> tuple[str, str]:
+        (server, target), file = case, tmp_path / f"config-{abs(hash(case))}"
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "away", "users": [{"name": "one", "user": {"token": "none"}}],
+            "clusters": [{"name": "away", "cluster": {"server": servers.get(server, server)}}],
+            "contexts": [{"name": "away", "context": {"cluster": "away", "user": "one"}}],
+        }  # fmt: skip
+        file.write_text(json.dumps(config))
+        return server, refused(nowhere.ask(target, seconds=AWAY, KUBECONFIG=str(file) if server else "/dev/null"))
+
+    with ThreadPoolExecutor(2 * len(REASONS)) as pool:
+        for server, sentence in pool.map(said, itertools.product(REASONS, ("deploy", "undeploy"))):
+            assert sentence.startswith("make: ")
+            assert re.search(REASONS[server], sentence)
 
 
 @pytest.mark.parametrize(

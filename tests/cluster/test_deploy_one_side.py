@@ -41,7 +41,6 @@ def test_a_server_without_a_client_is_deployed_changed_and_undeployed(server_onl
     assert there.kubectl("auth", "can-i", "watch", "endpointslices.discovery.k8s.io", account).strip() == "yes"
     mounts = {mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
     assert "/var/run/secrets/kubernetes.io/serviceaccount" in mounts
-    there.make("restart")
     there.make("deploy", DISCOVERY="passthrough")
     assert there.deployment("server")["metadata"]["labels"][f"{SLUG}/overlay"] == "passthrough"
     there.make("undeploy")
