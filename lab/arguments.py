@@ -1,8 +1,11 @@
-"""Types of command line arguments."""
+"""The command line: types of arguments, and how a command ends."""
 
 import argparse
 import contextlib
+import signal
+import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 def number(least: float, most: float) -> Callable[[str], float]:
@@ -23,3 +26,15 @@ def setting(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text} is no NAME=VALUE; write for example SERVER__DRAIN__WAIT=3s")
     return name, value
+
+
+def finish(program: str, run: Callable[[], int], *errors: type[Exception]) -> NoReturn:
+    """Exit with the status that `run` returns; with 2 and a line for one of these errors, and with 130 where a signal ends it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        raise SystemExit(run())
+    except errors as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

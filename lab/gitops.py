@@ -9,9 +9,7 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from lab.arguments import finish
 from lab.experiment.cluster import PATIENCE, Cluster, ExperimentError
 from lab.experiment.watching import Observer
 from lab.experiment.wording import table
@@ -308,14 +307,7 @@ def main() -> None:
     parser.add_argument("--namespace", default="", help="where it is deployed (default: gitops- and the project's name)")
     parser.add_argument("--page", type=Path, help="a file for the table, in Markdown")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        raise SystemExit(run(arguments))
-    except (ExperimentError, ProjectError) as error:
-        print(f"gitops: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    finish("gitops", lambda: run(arguments), ExperimentError, ProjectError)
 
 
 if __name__ == "__main__":

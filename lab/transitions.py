@@ -6,15 +6,13 @@ Status 0 if no call failed, 1 if one did, 2 if it could not be run, 130 if it wa
 import argparse
 import itertools
 import json
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab.arguments import number
+from lab.arguments import finish, number
 from lab.experiment.cluster import PATIENCE, Cluster, ExperimentError, patch
 from lab.experiment.watching import Observer
 from lab.experiment.wording import table
@@ -179,14 +177,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file for all that was seen")
     parser.add_argument("--page", type=Path, help="a file for the table, in Markdown")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        raise SystemExit(run(arguments))
-    except (ExperimentError, ProjectError) as error:
-        print(f"transitions: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    finish("transitions", lambda: run(arguments), ExperimentError, ProjectError)
 
 
 def _neighbors(order: Sequence[str]) -> list[tuple[str, str]]:

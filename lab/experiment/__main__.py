@@ -5,7 +5,6 @@ Status 0 if all held, 1 if not, 2 if a mode could not be run, 130 if it was ende
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from lab.arguments import number
+    from lab.arguments import finish, number
     from lab.project import ProjectError, add_arguments, chosen
 
     from .assertions import check
@@ -138,14 +137,7 @@ def main() -> None:
     existing = next(path for path in (arguments.results, *arguments.results.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         parser.error(f"--results {arguments.results}: no file can be written there; name another")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        raise SystemExit(run(arguments, Console()))
-    except ProjectError as error:
-        print(f"experiment: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    finish("experiment", lambda: run(arguments, Console()), ProjectError)
 
 
 def _modes(text: str) -> Any:
