@@ -62,16 +62,19 @@ def own_client(deploy: Path) -> None:
     place.write_text(place.read_text().replace("  - account.yaml\n", "  - account.yaml\n  - app.yaml\n"))
 
 
+def others(overlay: str, component: str) -> dict[tuple[str, str], Object]:
+    """What the whole project renders, less one component's objects."""
+    found = rendered(project() / "deploy", overlay)
+    return {key: item for key, item in found.items() if item["metadata"]["labels"]["app.kubernetes.io/component"] != component}
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_repository_of_the_server_has_nothing_of_a_client(tmp_path: Path, overlay: str) -> None:
     """Two folders and their lines are deleted; everything else renders as before."""
     found = rendered(without(tmp_path, [*CLIENT_LINES, *LOADGEN_LINES]), overlay)
     assert names(found, "Deployment", "ServiceAccount") == {SERVER}
     assert names(found, "Role", "RoleBinding") == set()
-    before = rendered(project() / "deploy", overlay)
-    assert found == {
-        key: item for key, item in before.items() if item["metadata"]["labels"]["app.kubernetes.io/component"] != "client"
-    }
+    assert found == others(overlay, "client")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -81,10 +84,7 @@ def test_a_repository_of_a_client_has_nothing_of_the_server(tmp_path: Path, over
     assert names(found, "Deployment") == {LOADGEN}
     assert names(found, "ServiceAccount") == {CLIENT}
     assert names(found, "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "StatefulSet") <= {ETCD}
-    before = rendered(project() / "deploy", overlay)
-    assert found == {
-        key: item for key, item in before.items() if item["metadata"]["labels"]["app.kubernetes.io/component"] != "server"
-    }
+    assert found == others(overlay, "server")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
