@@ -21,6 +21,7 @@ PATIENCE = 300.0
 """Seconds that anything on the cluster may take."""
 WORKLOADS = {"server": "server", "client": "load-generator"}
 """What the Deployments of each component are named, after the project's name."""
+NO_IMAGE = ("ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
 BUILD = "lab-image: ; @$(if $(IMAGE),,$(MAKE) image $(if $(LOAD_IMAGE),load,push) >&2 &&) $(deploy) image"
 """A target for the project's Makefile: the image, built and brought to the cluster as for `make deploy`; prints its name."""
 SIGKILL = """
@@ -179,8 +180,30 @@ class Cluster:
         self.rolled_out(role)
 
     def rolled_out(self, role: str) -> None:
-        """Wait until all pods are new and ready."""
-        self.kubectl("rollout", "status", self._workload(role), f"--timeout={PATIENCE:.0f}s", timeout=2 * PATIENCE)
+        """Wait until all pods are new and ready. Raises ExperimentError with what the pods wait for, as soon as that is an image that
+        cannot be had."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.kubectl("rollout", "status", self._workload(role), "--timeout=5s")
+            except ExperimentError as error:
+                waiting = self._waiting()
+                if time.monotonic() > end or any(reason in NO_IMAGE for _, reason, _ in waiting):
+                    reasons = "; ".join(map(": ".join, waiting))
+                    raise ExperimentError(f"{error}; pods that wait: {reasons or 'none'}") from None
+            else:
+                return
+
+    def _waiting(self) -> list[tuple[str, str, str]]:
+        """Pods that cannot start: the name, the reason, the message."""
+        pods = json.loads(self.kubectl("get", "pods", f"--selector={self.selector}", "--output=json"))["items"]
+        found = list[tuple[str, str, str]]()
+        for pod in pods:
+            states = [container["state"].get("waiting", {}) for container in pod["status"].get("containerStatuses", ())]
+            conditions = [each for each in pod["status"].get("conditions", ()) if each["type"] == "PodScheduled"]
+            reasons = [(each.get("reason", ""), each.get("message", "")) for each in (*states, *conditions)]
+            found += [(pod["metadata"]["name"], reason, message) for reason, message in reasons if reason]
+        return found
 
     def kill(self, pod: str) -> None:
         """SIGKILL to a server's process; the pod must have been deployed with SHARED_PROCESSES."""
