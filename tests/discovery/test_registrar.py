@@ -485,7 +485,7 @@ if child == 0:
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 assert made.registered
-print("still")
+print("still", flush=True)
 os._exit(0)
 """
     command = [sys.executable, "-c", code, f"etcd:///{service}", server.address]

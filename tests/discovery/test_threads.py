@@ -147,7 +147,7 @@ for name, make in opened.items():
     finalizing.now = True
     gc.collect()
     finalizing.now = False
-    print(name, taken)
+    print(name, taken, flush=True)
     taken.clear()
 os._exit(0)
 """
