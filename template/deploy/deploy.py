@@ -68,14 +68,14 @@ def chosen() -> str:
     """ENV or DISCOVERY; else the overlay that runs, so that a forgotten variable changes nothing; else the project's default."""
     if not given["TIMEOUT"].isdecimal():
         sys.exit(f"make: TIMEOUT={given['TIMEOUT']} is not a number of seconds; write for example TIMEOUT=300")
-    overlay = given.get("ENV") or given.get("DISCOVERY") or "{{ cookiecutter.discovery }}"
-    if overlay not in overlays:
-        sys.exit(f"make: there is no deploy/overlays/{overlay}; choose one of {', '.join(overlays)}")
+    asked = {given[name] for name in ("ENV", "DISCOVERY") if name in given}
+    if (overlay := " and ".join(sorted(asked)) or "{{ cookiecutter.discovery }}") not in overlays:
+        sys.exit(f"make: there is no deploy/overlays/{overlay}; ENV or DISCOVERY must be one of {', '.join(overlays)}")
     given["NAMESPACE"] = given["NAMESPACE"] or "".join(re.findall(r"^  namespace: (\S+)", render(overlay), re.MULTILINE)[:1])
     kubectl("get", "--raw=/version", seconds=20)
     running = json.loads(kubectl("get", "deployments", f"--selector={OVERLAY}", "--output=json").stdout)["items"]
     before = next((item["metadata"]["labels"][OVERLAY] for item in running), "")
-    overlay = overlay if given.keys() & {"ENV", "DISCOVERY"} else before or overlay
+    overlay = overlay if asked else before or overlay
     if overlay != before and TLS in json.dumps(running) and TLS not in render(overlay):
         sys.exit(f"make: {before} runs with TLS, and deploy/overlays/{overlay} would turn it off; add components/mtls to it")
     return overlay

@@ -90,7 +90,10 @@ def test_a_cluster_that_is_away_is_reported_in_time(nowhere: Deployed, tmp_path:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"DISCOVERY": "kubernets"}, "there is no deploy/overlays/kubernets; choose one of dns, etcd, etcd-external, kubernetes"),
+        (
+            {"DISCOVERY": "kubernets"},
+            "there is no deploy/overlays/kubernets; ENV or DISCOVERY must be one of dns, etcd, etcd-external, kubernetes",
+        ),
         ({"TIMEOUT": "soon"}, "TIMEOUT=soon is not a number of seconds"),
         (
             {"IMAGE": "", "LOAD_IMAGE": ""},

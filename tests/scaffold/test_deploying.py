@@ -93,7 +93,8 @@ def test_without_a_variable_the_overlay_that_runs_is_deployed(run: Run) -> None:
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"DISCOVERY": "kubernets"}, ["there is no deploy/overlays/kubernets", *OVERLAYS]),
+        ({"DISCOVERY": "kubernets"}, ["there is no deploy/overlays/kubernets", "DISCOVERY", *OVERLAYS]),
+        ({"DISCOVERY": "etcd", "ENV": "production"}, ["there is no deploy/overlays/etcd and production", "ENV or DISCOVERY", *OVERLAYS]),
         ({"ENV": "../overlays/dns"}, ["there is no deploy/overlays/../overlays/dns", *OVERLAYS]),
         ({"TIMEOUT": "soon"}, ["TIMEOUT=soon is not a number", "TIMEOUT=300"]),
         ({"TIMEOUT": "-1"}, ["TIMEOUT=-1 is not a number", "TIMEOUT=300"]),
