@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 from lab.experiment.cluster import Cluster, ExperimentError
-from lab.flux import CONTROLLER, VERSIONS, Flux, Sync
-from lab.gitops import Repository, Step, render
+from lab.gitops.flux import CONTROLLER, VERSIONS, Flux, Sync
+from lab.gitops.page import render
+from lab.gitops.repository import Repository
+from lab.gitops.steps import Step
 from lab.project import Project
 
 

@@ -1,14 +1,7 @@
-"""`python -m lab.gitops`: Flux's kustomize-controller applies a project's overlays as they lie, commit after commit, under load.
+"""One change after the other: what an owner commits, what a person does by hand, what an autoscaler does."""
 
-Status 0 if all was as promised, 1 if not, 2 if it could not be run, 130 if it was ended by a signal.
-"""
-
-import argparse
 import contextlib
 import json
-import os
-import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -20,14 +13,13 @@ from typing import Any
 
 import yaml
 
-from lab.arguments import finish
 from lab.experiment.cluster import PATIENCE, Cluster, ExperimentError
 from lab.experiment.watching import Observer
-from lab.experiment.wording import table
-from lab.flux import CONTROLLER, VERSIONS, Flux, Sync
-from lab.project import FRESH, ProjectError, add_arguments, chosen
 
-RATE, SERVERS, SCALED = 50, 3, 5
+from .flux import Sync
+from .repository import Repository
+
+SERVERS, SCALED = 3, 5
 AFTER = 5.0
 """Seconds that are counted after the last old pod has ended."""
 OVERLAYS = "./deploy/overlays"
@@ -50,50 +42,6 @@ class Step:
     def errors(self) -> str:
         """The failed calls, by status code."""
         return ", ".join(f"{count} {code}" for code, count in self.failed.items()) or "0"
-
-
-class Repository:
-    """A copy of the project, in which files are edited as its owner does."""
-
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.folder, self._cluster = folder, cluster
-        unwanted = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".env", "certs")
-        shutil.copytree(cluster.project.folder, folder, ignore=unwanted)
-        self.setting("load-generator", "CLIENT__RATE", str(RATE))
-        self.setting("load-generator", "CLIENT__TIMEOUT", "10s")  # which a busy machine keeps
-        self.setting("load-generator", "CLIENT__RETRY__ATTEMPTS", "1")
-        for path in (folder / "deploy").rglob("*.yaml"):  # room for the pods of a rollout on one small node
-            path.write_text(path.read_text(encoding="utf-8").replace("cpu: 100m", "cpu: 10m"), encoding="utf-8")
-        if "ETCD_IMAGE" in os.environ:
-            self.edit("components/etcd/etcd.yaml", r"gcr.io/etcd-development/etcd:\S+", os.environ["ETCD_IMAGE"])
-
-    def edit(self, path: str, old: str, new: str) -> None:
-        """Replace what a pattern finds in a file of deploy/. Raises ExperimentError where it finds nothing."""
-        file = self.folder / "deploy" / path
-        text, count = re.subn(old, new, file.read_text(encoding="utf-8"))
-        if not count:
-            raise ExperimentError(f"deploy/{path} has no {old}, which the lab would replace")
-        file.write_text(text, encoding="utf-8")
-
-    def setting(self, workload: str, name: str, value: str) -> None:
-        """A setting of the server or the load generator, named without the project's prefix."""
-        path, full = f"{workload}/deployment.yaml", f"{self._cluster.project.prefix}{name}"
-        entry = f'            - {{name: {full}, value: "{value}"}}\n'
-        file = self.folder / "deploy" / path
-        text = re.sub(rf" +- {{name: {full}, .*\n", "", file.read_text(encoding="utf-8"))
-        file.write_text(text.replace("          env:\n", f"          env:\n{entry}"), encoding="utf-8")
-
-    def name_image(self, image: str) -> None:
-        """In the one place."""
-        name, _, tag = image.rpartition(":")
-        self.edit("components/image/kustomization.yaml", "newName: .*", f"newName: {name}")
-        self.edit("components/image/kustomization.yaml", "newTag: .*", f'newTag: "{tag}"')
-
-    def images(self, image: str) -> list[dict[str, str]]:
-        """The same from outside, for Flux's Kustomization."""
-        name, _, tag = image.rpartition(":")
-        component = (self.folder / "deploy" / "components" / "image" / "kustomization.yaml").read_text(encoding="utf-8")
-        return [{"name": yaml.safe_load(component)["images"][0]["newName"], "newName": name, "newTag": tag}]
 
 
 class Run:
@@ -251,64 +199,3 @@ def left(cluster: Cluster) -> list[str]:
     """What is still there of the project."""
     kinds = "all,roles,rolebindings,serviceaccounts,networkpolicies,poddisruptionbudgets,horizontalpodautoscalers"
     return cluster.kubectl("get", kinds, f"--selector={cluster.slug}/overlay", "--output=name").split()
-
-
-def render(steps: Sequence[Step], about: str) -> str:
-    """The page, in Markdown."""
-    rows = [(step.change, f"{step.seconds:.0f} s", f"{step.errors} of {step.calls}", step.broken or "yes") for step in steps]
-    return f"""# Overlays in the hands of Flux
-
-Flux's kustomize-controller {VERSIONS[CONTROLLER]}, the real program, applies `deploy/overlays/<mode>` of a generated project to a cluster, with `prune: true` and
-`wait: true`: {SERVERS} servers, and a load generator that makes {RATE} calls a second without retries. The project is as generated but for the image, the load generator's
-settings, and requests of little CPU. An archive on this machine stands for the Git repository. `make gitops` runs it and writes this page ({about}).
-
-The time is that until Flux reports Ready. Calls count until {AFTER:g} s after the last old pod has ended. Objects of others with the project's labels are untouched at
-the end, and when the Kustomization is deleted, nothing of the project is left.
-
-{table(("change", "ready after", "failed calls", "as promised"), rows)}
-"""
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """The status."""
-    project = chosen(arguments, "gitops")
-    cluster = Cluster(project, arguments.namespace or f"gitops-{project.slug}")
-    about, flux, steps = cluster.about(), Flux(FRESH / "flux"), list[Step]()
-    began = time.monotonic()
-    flux.build()
-    print(f"the controller was built in {time.monotonic() - began:.0f} s; namespace {cluster.namespace} of {about}", flush=True)
-    with tempfile.TemporaryDirectory() as scratch, cluster.present(), contextlib.ExitStack() as stack:
-        folder = Path(scratch)
-        repository = Repository(cluster, folder / "repository")
-        stack.enter_context(flux.running(cluster))
-        stack.enter_context(followed(cluster, folder / "replicas"))
-        observer = Observer(cluster)
-        observer.start()
-        stack.callback(observer.close)
-        sync = Sync(cluster, folder / "served", repository.folder)
-        whole = Run(cluster, repository, sync, observer, folder / "replicas")
-        whole.create_neighbors()
-        with sync.created(path=f"{OVERLAYS}/kubernetes", images=repository.images(cluster.image())):
-            for step in whole.steps():
-                steps.append(step)
-                print(f"{step.seconds:5.0f} s  {step.change}: {step.errors} of {step.calls} failed {step.broken}", flush=True)
-                print(*(f"         {reason}" for reason in step.reasons), sep="\n", end="\n" * bool(step.reasons), flush=True)
-        if those := left(cluster):
-            raise ExperimentError(f"the Kustomization is gone, and left {', '.join(those)}")
-    if arguments.page:
-        arguments.page.write_text(render(steps, about.partition(": ")[2]), encoding="utf-8")
-    return int(any(step.failed or step.broken for step in steps))
-
-
-def main() -> None:
-    """Parse the arguments and run."""
-    parser = argparse.ArgumentParser(prog="python -m lab.gitops", description=(__doc__ or "").partition("\n")[0])
-    add_arguments(parser)
-    parser.add_argument("--namespace", default="", help="where it is deployed (default: gitops- and the project's name)")
-    parser.add_argument("--page", type=Path, help="a file for the table, in Markdown")
-    arguments = parser.parse_args()
-    finish("gitops", lambda: run(arguments), ExperimentError, ProjectError)
-
-
-if __name__ == "__main__":
-    main()
