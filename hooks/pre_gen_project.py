@@ -32,6 +32,9 @@ _TAKEN = """
 TAKEN = frozenset(_TAKEN.split())
 """Top-level names of the project itself, then of all that its lock installs; a test compares them with an installation."""
 
+YAML_VALUES = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+"""What kustomize, which reads YAML 1.1, takes for a boolean or null."""
+
 CONFUSING = frozenset({"client", "log", "registration", "server", "service", "telemetry", "tls"})
 """Sections of the settings, and what would give ServiceClient a second meaning; a test compares them with the template."""
 
@@ -48,6 +51,8 @@ def problems(answers: Mapping[str, str]) -> Iterator[str]:
             f"project_slug '{slug}' must be lower-case letters, digits and single '-' between them, start with a letter, and have at most "
             f"{LONGEST_SLUG} characters; for '{name}' answer for example order-history"
         )
+    elif slug in YAML_VALUES:
+        yield f"project_slug '{slug}' is not a string in YAML; choose another, such as {slug}-service"
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", package):
         yield (
             f"package_name '{package}' must be lower-case letters, digits and single '_' between them, and start with a letter, "

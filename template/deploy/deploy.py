@@ -8,23 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TLS = "{{ cookiecutter.__prefix }}TLS__MODE"
 OVERLAY = "{{ cookiecutter.project_slug }}/overlay"  # the label of what an overlay names
 COMPONENT = (ROOT / "deploy/components/image/kustomization.yaml").read_text()
 NAME, TAG = [*re.findall(r"^ +new(?:Name|Tag): ['\"]?([^\s'\"]+)", COMPONENT, re.MULTILINE), "", ""][:2]
 STUCK = {"ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CrashLoopBackOff"}
 APPLY = ("apply", "--server-side", "--field-manager=kubectl-make", "--filename=-")  # Flux takes over from managers named kubectl*
-given = {"NAMESPACE": "", "TIMEOUT": "300"} | {name: value for name, value in os.environ.items() if value}
+given = {"TIMEOUT": "300"} | {name: value for name, value in os.environ.items() if value}
 overlays = sorted(path.parent.name for path in ROOT.glob("deploy/overlays/*/kustomization.yaml"))
 
 
 def kubectl(*arguments: str, text: str = "", check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     """Exits with kubectl's own reason. No --request-timeout: with it, kubectl ignores the service account of the pod that it runs in."""
-    command = ["kubectl", f"--namespace={given['NAMESPACE']}", *arguments]
+    command = ["kubectl", f"--namespace={given.get('NAMESPACE', '')}", *arguments]
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, errors="backslashreplace", timeout=seconds)
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
@@ -34,18 +32,19 @@ def kubectl(*arguments: str, text: str = "", check: bool = True, seconds: float 
     return done
 
 
-def escaped(text: str) -> str:
-    """What a pod prints could control the terminal."""
+def escaped(text: str) -> str:  # what a pod prints could control the terminal
     return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
 
 
 def image() -> str:
     """IMAGE, or one whose tag is a digest of what it is made of, by paths relative to the project."""
-    excluded = [line[3:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("**/")]
-    sources = sorted(path.relative_to(ROOT) for path in (ROOT / "src").rglob("*") if path.is_file())
+    rules = (ROOT / ".dockerignore").read_text().splitlines()
+    excluded = [rule[3:] for rule in rules if rule.startswith("**/")]
+    kept = [place for rule in rules if rule.startswith("!") for place in ROOT.glob(rule[1:].strip("/"))]
+    sources = {path.relative_to(ROOT) for place in kept for path in (place, *place.rglob("*")) if path.is_file()}
     digest = hashlib.sha256(given.get("BASE_IMAGE", "").encode())
-    for path in (Path("Dockerfile"), Path(".dockerignore"), Path("requirements/image.lock"), *sources):
-        if not any(fnmatch(part, pattern) for part in path.parts for pattern in excluded):
+    for path in (Path("Dockerfile"), Path(".dockerignore"), *sorted(sources)):
+        if not any(Path(part).match(pattern) for part in path.parts for pattern in excluded):
             digest.update(f"{path.as_posix()}\0".encode() + (ROOT / path).read_bytes() + b"\0")
     return given.get("IMAGE") or f"{NAME}:{digest.hexdigest()[:12]}"
 
@@ -59,11 +58,6 @@ def render(overlay: str) -> str:
     return re.sub(r"gcr.io/etcd-development/etcd:\S+", given["ETCD_IMAGE"], text) if "ETCD_IMAGE" in given else text
 
 
-def named() -> set[str]:  # by all overlays, as resource.group/name; without kinds that this cluster does not have
-    create = ("create", "--dry-run=client", "--validate=false", "--output=name", "--filename=-")
-    return set(kubectl(*create, text="\n---\n".join(map(render, overlays)), check=False).stdout.split())
-
-
 def chosen() -> str:
     """ENV or DISCOVERY; else the overlay that runs, so that a forgotten variable changes nothing; else the project's default."""
     if not given["TIMEOUT"].isdecimal():
@@ -71,12 +65,14 @@ def chosen() -> str:
     asked = {given[name] for name in ("ENV", "DISCOVERY") if name in given}
     if (overlay := " and ".join(sorted(asked)) or "{{ cookiecutter.discovery }}") not in overlays:
         sys.exit(f"make: there is no deploy/overlays/{overlay}; ENV or DISCOVERY must be one of {', '.join(overlays)}")
-    given["NAMESPACE"] = given["NAMESPACE"] or "".join(re.findall(r"^  namespace: (\S+)", render(overlay), re.MULTILINE)[:1])
+    given.setdefault("NAMESPACE", "".join(re.findall(r"^metadata:\n(?:  .*\n)*?  namespace: (\S+)", render(overlay), re.M)[:1]))
     kubectl("get", "--raw=/version", seconds=20)
     running = json.loads(kubectl("get", "deployments", f"--selector={OVERLAY}", "--output=json").stdout)["items"]
     before = next((item["metadata"]["labels"][OVERLAY] for item in running), "")
-    overlay = overlay if asked else before or overlay
-    if overlay != before and TLS in json.dumps(running) and TLS not in render(overlay):
+    text = render(overlay := overlay if asked else before or overlay)
+    if not re.search(f'    {OVERLAY}: "?{overlay}"?\n', text):
+        sys.exit(f"make: deploy/overlays/{overlay} must set the label {OVERLAY}: {overlay}, by which it is found the next time")
+    if overlay != before and (tls := "{{ cookiecutter.__prefix }}TLS__MODE") in json.dumps(running) and tls not in text:
         sys.exit(f"make: {before} runs with TLS, and deploy/overlays/{overlay} would turn it off; add components/mtls to it")
     return overlay
 
@@ -92,31 +88,37 @@ def check() -> None:
 
 
 def apply() -> None:
-    """Apply, wait until all pods are new and ready, and delete what only other overlays name."""
-    text, before = render(chosen()), named()
-    # What would be refused, before anything is changed. Not bindings: they need their Role, which may not be there yet.
-    trial = "---\n".join(part for part in text.split("---\n") if "\nkind: RoleBinding\n" not in part)
-    done = kubectl(*APPLY, "--dry-run=server", text=trial, check=False)
-    # Forced against `kubectl rollout undo`, `edit`, `apply`; not over the number of replicas, which may be an autoscaler's.
-    force = ["--force-conflicts"] if "conflict" in done.stderr and ".spec.replicas" not in done.stderr else []
-    kubectl(*APPLY, *force, "--dry-run=server", text=trial)
+    """Try, so that what would be refused changes nothing; apply, wait until all pods are new and ready, and delete what is left."""
+    text = render(chosen())
+    trial = "---\n".join(part for part in text.split("---\n") if "\nkind: RoleBinding\n" not in part)  # it needs its Role
+    refused = kubectl(*APPLY, "--dry-run=server", text=trial, check=False).stderr
+    # Forced against people's `kubectl rollout undo`, `edit`, `apply`; not against other tools, nor over the number of replicas.
+    never = r'\.spec\.replicas|conflicts? with "(?!kubectl|make-deploy)'
+    force = ["--force-conflicts"] if "conflict" in refused and not re.search(never, refused) else []
+    replicas = "--output=jsonpath={range .items[?(@.kind=='Deployment')]}{.metadata.name} {.spec.replicas};{end}"
+    after = kubectl(*APPLY, *force, "--dry-run=server", replicas, text=trial).stdout.split(";")
+    now = kubectl("get", "deployments", replicas).stdout
+    scaled = re.findall(r"\n  scaleTargetRef:\n(?:    .*\n)*?    name: (\S+)", text)
+    if any(f"{name} 1" in after and re.search(rf"\b{name} (?!1;)", now) for name in scaled):
+        sys.exit("make: one replica would be left; give the number to the autoscaler first: docs/operating.md, Replicas")
     print(applied := kubectl(*APPLY, *force, text=text).stdout, end="", flush=True)
-    wanted = {line.split()[0] for line in applied.splitlines()}
-    for name in sorted(each for each in wanted if each.startswith(("deployment.", "statefulset."))):
+    wanted = frozenset(line.split()[0] for line in applied.splitlines())
+    for name in sorted((each for each in wanted if each.startswith(("deployment.", "statefulset."))), reverse=True):
         wait(name)
-    delete(before - wanted, "--wait=false")
+    delete(wanted, "--wait=false")
 
 
 def wait(name: str) -> None:
     """Exits with events and logs if a new pod cannot start, which two looks in a row show, or after TIMEOUT seconds (300)."""
     until, before, shown = time.monotonic() + int(given["TIMEOUT"]), set[str](), ""
     while (done := kubectl("rollout", "status", name, "--timeout=5s", check=False)).returncode:
-        owner = re.search(r"NewReplicaSet: +(\S+)", kubectl("describe", name, check=False).stdout)
-        rows = [row.split() for row in kubectl("get", "pods", "--no-headers", check=False).stdout.splitlines()]
-        newest = [row for row in rows if row[0].startswith(f"{owner[1] if owner else name.partition('/')[2]}-")]
-        stuck = {row[0] for row in newest if row[2] in STUCK}
+        replica_sets = re.findall(r"NewReplicaSet: +([^\s<]+)", kubectl("describe", name, check=False).stdout)
+        owner = f"replicaset/{replica_sets[0]}" if replica_sets else name
+        new = re.findall(rf"^({owner.split('/')[1]}-\S+) +(\d+)/(\d+) +(\S+)", kubectl("get", "pods", check=False).stdout, re.M)
+        stuck = {pod for pod, _, _, status in new if status in STUCK}
         if stuck & before or time.monotonic() > until:
-            for pod in [row[0] for row in newest if row[1].split("/")[0] != row[1].split("/")[1]][:3]:
+            print(escaped(kubectl("events", f"--for={owner}", check=False).stdout), end="", flush=True)
+            for pod in [pod for pod, ready, containers, _ in new if ready != containers][:3]:
                 for show in (["events", f"--for=pod/{pod}"], ["logs", pod, "--tail=9", "--previous"], ["logs", pod, "--tail=9"]):
                     print(escaped(kubectl(*show, check=False).stdout), end="", flush=True)
             sys.exit(f"make: {name} is not rolled out: {escaped(done.stdout + done.stderr)}")
@@ -125,17 +127,15 @@ def wait(name: str) -> None:
     print(done.stdout, end="", flush=True)
 
 
-def delete(those: set[str], *arguments: str) -> None:
-    """Deployments first, callers before servers. The label keeps what has such a name by chance."""
-    for kind, name in sorted((each.split("/") for each in those), key=lambda each: (not each[0].startswith("deployment"), each)):
-        which = (f"--field-selector=metadata.name={name}", f"--selector={OVERLAY}")
-        print(kubectl("delete", kind, *which, *arguments).stdout.replace("No resources found\n", ""), end="", flush=True)
-
-
-def undeploy() -> None:
-    """Delete what the overlays name, and wait for the pods' end."""
+def delete(wanted: frozenset[str] = frozenset(), how: str = "--cascade=foreground") -> None:
+    """What else the overlays name, callers before servers: only what bears the label, and only what namespaces contain."""
     chosen()
-    delete(named(), "--cascade=foreground")
+    create = ("create", "--dry-run=client", "--validate=false", "--output=name", "--filename=-")
+    names = kubectl(*create, text="\n---\n".join(map(render, overlays)), check=False).stdout.split()
+    for kind, name in (each.split("/") for each in sorted({*names} - wanted, key=lambda each: each.replace("deployment.", " "))):
+        if not re.match("namespace|cluster|customresource|persistentvolume$|priorityclass|storageclass", kind):
+            deleted = kubectl("delete", kind, f"--field-selector=metadata.name={name}", f"--selector={OVERLAY}", how).stdout
+            print(deleted.replace("No resources found\n", ""), end="", flush=True)
 
 
 def escape() -> None:
@@ -146,5 +146,5 @@ def escape() -> None:
 
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-commands = {"check": check, "apply": apply, "undeploy": undeploy, "escape": escape}
+commands = {"check": check, "apply": apply, "undeploy": delete, "escape": escape}
 commands.get(sys.argv[1], lambda: print(render(chosen()) if sys.argv[1] == "render" else image(), end=""))()

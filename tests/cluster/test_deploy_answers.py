@@ -220,6 +220,7 @@ def test_an_image_by_digest_is_deployed_as_it_lies(project: Path, image: str, tm
         there.kubectl("create", "quota", "no-pods", "--hard=pods=0")
         done = there.ask("deploy", ENV="production", TIMEOUT="1")
         assert "is not rolled out" in refused(done)
+        assert re.search("Warning +FailedCreate .*exceeded quota: no-pods", done.stdout)
         assert "STEP" not in done.stdout + done.stderr  # of a build
         spec = there.deployment("server")["spec"]["template"]["spec"]
         assert re.fullmatch(r"registry\.example\.com/team/greeter@sha256:0{64}", spec["containers"][0]["image"])
@@ -240,15 +241,20 @@ def empty(project: Path, image: str, tmp_path: Path) -> Iterator[Deployed]:
 
 
 def test_an_environment_may_name_its_namespace(empty: Deployed) -> None:
-    """It is deployed there, whatever the kubeconfig's; another NAMESPACE is refused; and what is there is not touched from elsewhere."""
+    """It is deployed there, whatever the kubeconfig's; another NAMESPACE is refused; and what is there is not touched from elsewhere, nor
+    is the namespace, which the overlay may contain."""
     folder = empty.project / "deploy" / "overlays" / "elsewhere"
     shutil.copytree(folder.parent / "kubernetes", folder)
     there = Deployed(empty.project, f"{empty.namespace}-elsewhere", empty.image)
     empty.edit("overlays/elsewhere/kustomization.yaml", "^kind: Kustomization", rf"\g<0>\nnamespace: {there.namespace}")
     empty.edit("overlays/elsewhere/kustomization.yaml", "overlay: kubernetes", "overlay: elsewhere")
+    empty.edit("overlays/elsewhere/kustomization.yaml", "^resources:", r"\g<0>\n  - namespace.yaml")
+    itself = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": there.namespace}}
+    (folder / "namespace.yaml").write_text(json.dumps(itself))
     kubectl("create", "namespace", there.namespace)
     try:
         there.make("deploy", ENV="elsewhere", NAMESPACE="")
+        assert f"{SLUG}/overlay" in kubectl("get", "namespace", there.namespace, "-o", "yaml")
         before = there.kubectl("get", ",".join(KINDS), "-o", "yaml", "-l", f"{SLUG}/overlay=elsewhere")
         assert "kind: Role" in before
         assert "does not match the namespace" in refused(empty.ask("deploy", ENV="elsewhere"))
@@ -261,6 +267,7 @@ def test_an_environment_may_name_its_namespace(empty: Deployed) -> None:
         assert there.kubectl("get", ",".join(KINDS), "-o", "yaml", "-l", f"{SLUG}/overlay=elsewhere") == before
         there.make("undeploy", ENV="elsewhere", NAMESPACE="")
         assert there.kubectl("get", ",".join(KINDS), "-o", "name", "-l", f"{SLUG}/overlay") == ""
+        assert "Active" in kubectl("get", "namespace", there.namespace)
     finally:
         kubectl("delete", "namespace", there.namespace, "--wait=false")
 
@@ -275,3 +282,57 @@ def test_a_kind_that_the_cluster_does_not_have_hinders_neither_a_change_of_mode_
     assert empty.kubectl("get", "statefulsets", "-o", "name") == ""
     empty.make("undeploy")
     assert empty.kubectl("get", ",".join(KINDS), "-o", "name", "-l", f"{SLUG}/overlay") == ""
+
+
+def test_an_image_of_etcd_that_cannot_be_pulled_is_reported_and_replaced(project: Path, image: str, tmp_path: Path) -> None:
+    """At the first deployment, in which clients wait for it; the next one, with the right image, mends it."""
+    there = Deployed(shutil.copytree(project, tmp_path / SLUG), f"cluster-{uuid.uuid4().hex[:8]}", image)
+    kubectl("create", "namespace", there.namespace)
+    try:
+        done = there.ask("deploy", seconds=PULLED, DISCOVERY="etcd", ETCD_IMAGE="localhost/no-etcd:1")
+        assert "statefulset.apps/greeter-etcd is not rolled out" in refused(done)
+        assert re.search('Warning +Failed .*image "localhost/no-etcd:1"', done.stdout)
+        there.make("deploy")
+    finally:
+        kubectl("delete", "namespace", there.namespace, "--wait=false")
+
+
+@pytest.mark.parametrize(("manager", "taken"), [("kubectl-edit", True), ("helm", False), ("kustomize-controller", False)])
+def test_fields_are_taken_from_people_and_from_no_other_tool(empty: Deployed, manager: str, taken: bool) -> None:
+    """What a person has changed by kubectl is undone; what a tool has set is a conflict, which is shown as kubectl has it."""
+    empty.make("deploy", DISCOVERY="dns")
+    name = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": f"{SLUG}-server"}}
+    given = {**name, "spec": {"minReadySeconds": 7}}
+    empty.kubectl("apply", "--server-side", "--force-conflicts", f"--field-manager={manager}", "-f", "-", given=given)
+    done = empty.ask("deploy")
+    assert (done.returncode == 0) is taken
+    assert (empty.deployment("server")["spec"]["minReadySeconds"] == 7) is not taken
+    if not taken:
+        assert re.search(rf'conflict with "{manager}".*: .spec.minReadySeconds', refused(done))
+
+
+def test_an_autoscaler_that_would_leave_one_server_is_refused(empty: Deployed) -> None:
+    """Until the number has another owner, as the page on operating says."""
+    folder = empty.project / "deploy" / "overlays" / "scaled"
+    shutil.copytree(folder.parent / "dns", folder)
+    empty.edit("overlays/scaled/kustomization.yaml", "^components:", r"\g<0>\n  - ../../components/autoscale")
+    empty.edit("overlays/scaled/kustomization.yaml", "overlay: dns", "overlay: scaled")
+    empty.kubectl("create", "quota", "no-pods", "--hard=pods=0")
+    owner = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": f"{SLUG}-server"}, "spec": {"replicas": 3}}
+
+    def replicas(text: str) -> int:
+        empty.edit("server/deployment.yaml", "replicas: .", f"replicas: {text}")
+        empty.ask("deploy", DISCOVERY="dns", TIMEOUT="1")
+        return int(empty.deployment("server")["spec"]["replicas"])
+
+    assert replicas("3") == 3
+    before = empty.deployment("server")["metadata"]["generation"]
+    assert refused(empty.ask("deploy", ENV="scaled")) == (
+        "make: one replica would be left; give the number to the autoscaler first: docs/operating.md, Replicas"
+    )
+    assert empty.deployment("server")["metadata"]["generation"] == before
+    assert empty.kubectl("get", "hpa", "-o", "name") == ""
+    empty.kubectl("apply", "--server-side", "--field-manager=autoscaler", "-f", "-", given=owner)
+    assert "is not rolled out" in refused(empty.ask("deploy", ENV="scaled", TIMEOUT="1"))
+    assert empty.deployment("server")["spec"]["replicas"] == 3
+    assert empty.kubectl("get", "hpa", "-o", "name") != ""

@@ -23,7 +23,7 @@ IMAGE = "registry.example.com:5000/team/pair:1.2"
 KUBECTL = """#!/bin/sh
 case "$*" in
     *" kustomize "*) exec '{kubectl}' "$@" ;;
-    *"--raw=/version") ;;
+    *"--raw=/version") echo "$1" >'{running}.namespace' ;;
     *"get deployments"*) cat '{running}' ;;
     *) echo "the cluster is asked to $*" >&2; exit 1 ;;
 esac
@@ -81,6 +81,37 @@ def test_make_deploy_applies_what_kubectl_applies_but_for_the_image(run: Run, ov
     etcd = run("render", ENV=overlay, IMAGE=IMAGE, ETCD_IMAGE="localhost/etcd:1").stdout.splitlines()
     other = [after.strip() for before, after in zip(ours, etcd, strict=True) if before != after]
     assert other == (["image: localhost/etcd:1"] if overlay == "etcd" else [])
+
+
+@pytest.mark.parametrize(("namespace", "asked"), [("", ""), ("namespace: staging\n", "staging")])
+def test_the_namespace_is_the_overlays_own(run: Run, tmp_path: Path, namespace: str, asked: str) -> None:
+    """And never that of a caller whose account an object names."""
+    made = shutil.copytree(project(), tmp_path / SLUG)
+    overlay = made / "deploy" / "overlays" / "kubernetes"
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": f"{SLUG}-callers"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": f"{SLUG}-client"},
+        "subjects": [{"kind": "ServiceAccount", "name": "a-frontend", "namespace": "shop"}],
+    }  # fmt: skip
+    (overlay / "callers.yaml").write_text(json.dumps(binding))
+    place = overlay / "kustomization.yaml"
+    place.write_text(namespace + place.read_text().replace("resources:\n", "resources:\n  - callers.yaml\n"))
+    assert run("check", folder=made, IMAGE=IMAGE).returncode == 0
+    assert (tmp_path / "running.json.namespace").read_text() == f"--namespace={asked}\n"
+
+
+@pytest.mark.parametrize("label", ["", "overlay: production"])
+def test_a_copied_overlay_needs_a_label_of_its_own(run: Run, tmp_path: Path, label: str) -> None:
+    """By which the next deployment without a variable finds it, and not the one that it was copied from."""
+    made = shutil.copytree(project(), tmp_path / SLUG)
+    copy = shutil.copytree(made / "deploy" / "overlays" / "production", made / "deploy" / "overlays" / "staging")
+    place, line = copy / "kustomization.yaml", f"{SLUG}/overlay: production"
+    place.write_text(place.read_text().replace(line, f"{SLUG}/{label}" if label else "example.com/other: label"))
+    done = run("check", folder=made, ENV="staging")
+    assert done.returncode == 1
+    assert f"deploy/overlays/staging must set the label {SLUG}/overlay: staging" in done.stderr
+    place.write_text(place.read_text().replace("example.com/other: label", line).replace(line, f"{SLUG}/overlay: staging"))
+    assert run("check", folder=made, ENV="staging").returncode == 0
 
 
 def test_without_a_variable_the_overlay_that_runs_is_deployed(run: Run) -> None:

@@ -37,6 +37,8 @@ def test_good_answers_are_accepted() -> None:
         ("project_slug", "Greeter", "lower-case letters"),
         ("project_slug", "a-", "single '-' between them"),
         ("project_slug", "a--b", "single '-' between them"),
+        ("project_slug", "on", "'on' is not a string in YAML; choose another, such as on-service"),
+        ("project_slug", "null", "is not a string in YAML"),
         ("project_slug", "", "answer for example order-history"),
         ("project_slug", "a" * 41, "at most 40 characters"),
         ("package_name", "my-package", "letters, digits and single '_'"),

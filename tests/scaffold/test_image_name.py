@@ -49,6 +49,20 @@ def test_the_images_name_changes_with_its_content_and_with_nothing_else(tmp_path
     assert name(made) != before
 
 
+@pytest.mark.parametrize("rule", ["!assets", "!assets/", "!assets/*.json", "!assets/**"])
+def test_what_else_goes_into_the_image_changes_its_name(tmp_path: Path, rule: str) -> None:
+    """As .dockerignore says, whatever the owner adds there."""
+    made = copied(tmp_path / SLUG)
+    (made / "assets").mkdir()
+    with (made / ".dockerignore").open("a") as file:
+        file.write(f"{rule}\n")
+    names = {name(made)}
+    for content in ("one", "two"):
+        (made / "assets" / "prices.json").write_text(content)
+        names.add(name(made))
+    assert len(names) == 3
+
+
 @pytest.mark.parametrize("image", ["pair:1", "registry.example.com:5000/team/pair:1.2", f"localhost/pair@sha256:{'a' * 64}"])
 def test_an_image_of_ones_own_is_taken_as_it_is(image: str) -> None:
     """To build, to push, to load."""

@@ -410,6 +410,19 @@ def copied(folder: Path) -> Path:
     return shutil.copytree(project() / "deploy", folder / "deploy", ignore=shutil.ignore_patterns("__pycache__"))
 
 
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_overlay_may_list_a_component(tmp_path: Path, component: str) -> None:
+    """As a line of its own, before the overlay's patches: none of them depends on what else is there."""
+    deploy = shutil.copytree(project() / "deploy", tmp_path / "deploy")
+    for overlay in OVERLAYS:
+        place, line = deploy / "overlays" / overlay / "kustomization.yaml", f"  - ../../components/{component}\n"
+        before = place.read_text()
+        if line not in before:
+            place.write_text(before.replace("components:\n", f"components:\n{line}"))
+        assert kustomize(place.parent)
+        place.write_text(before)  # production is on top of another one
+
+
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "production"])
 def test_the_image_is_named_in_one_place(tmp_path: Path, overlay: str) -> None:
     """newName and newTag there change the image of all pods of the pair, and nothing else."""

@@ -137,9 +137,10 @@ def test_a_server_that_calls_others_by_the_kubernetes_api_gets_its_rights_by_one
             assert found["Role", name]["rules"] == ENDPOINT_SLICES
             [subject] = found["RoleBinding", name]["subjects"]
             assert (subject["name"], found["RoleBinding", name]["roleRef"]["name"]) == (name, name)
-            component = name.removeprefix(f"{SLUG}-")
             selected = found["NetworkPolicy", f"{name}-to-api"]["spec"]["podSelector"]["matchLabels"]
-            assert selected == {"app.kubernetes.io/component": component, "app.kubernetes.io/part-of": SLUG}
+            # A client of the owner's own has the label of a client, and a name of its own.
+            key, value = ("name", SERVER) if name == SERVER else ("component", "client")
+            assert selected == {f"app.kubernetes.io/{key}": value, "app.kubernetes.io/part-of": SLUG}
         for deployment, caller in ((SERVER, SERVER), (LOADGEN, CLIENT)):
             spec = found["Deployment", deployment]["spec"]["template"]["spec"]
             assert spec["automountServiceAccountToken"] is (caller in callers)
