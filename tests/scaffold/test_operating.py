@@ -1,7 +1,10 @@
 """docs/operating.md and docs/configuration.md of a project: their blocks fit the manifests, and do what the pages say of them."""
 
+import json
+import re
 import subprocess
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,38 @@ def test_the_address_of_a_dns_cache_goes_below_one_line_of_both_policies(greeter
         assert peers[0] == {"ipBlock": {"cidr": "169.254.20.10/32"}}
 
 
+def env(deployment: dict[str, Any]) -> dict[str, str]:
+    """A Deployment's settings without their prefix."""
+    entries = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    return {each["name"].removeprefix(f"{SLUG.upper()}__"): each["value"] for each in entries if "value" in each}
+
+
+def test_the_arguments_of_resolve_are_what_the_clients_of_each_mode_have(greeter: Path) -> None:
+    """It reads none of their settings. Of what gRPC resolves itself, it shows the addresses of the same name."""
+    modes = (greeter / OPERATING).read_text().partition("\n## Modes\n")[2].partition("\n### ")[0]
+    table, _, block = modes.partition("```sh\n")
+    last = dict(re.findall(r"^\| `([a-z-]+)` \| .* \| ([^|]+) \|$", table, re.MULTILINE))
+    assert last.keys() == {path.name for path in (greeter / "deploy" / "overlays").iterdir()} - {"production"}
+    for mode, cell in last.items():
+        settings = env(rendered(greeter / "deploy" / "overlays" / mode)["Deployment", f"{SLUG}-load-generator"])
+        text = {"as in the block below": block, "the same": last["dns"]}.get(cell, cell)
+        [target] = re.findall(r"[a-z-]+:///[^ `]+", text)
+        called = settings["CLIENT__TARGET"].replace("$(POD_NAMESPACE)", "$POD_NAMESPACE")
+        assert target == re.sub("^(dns|passthrough):", "dns-poll:", called)
+        assert re.findall(r"--etcd ([^ `']+)", text) == json.loads(settings.get("DISCOVERY__ETCD__ENDPOINTS", "[]"))
+
+
+def test_resolve_takes_the_user_of_an_etcd_from_where_its_secret_is_mounted(greeter: Path) -> None:
+    """And the CA."""
+    modes = (greeter / OPERATING).read_text().partition("\n## Modes\n")[2].partition("\n### ")[0]
+    deployment = rendered(greeter / "deploy" / "overlays" / "etcd-external")["Deployment", f"{SLUG}-load-generator"]
+    settings, pod = env(deployment), deployment["spec"]["template"]["spec"]
+    assert f"cd {settings['SETTINGS_DIR']} " in modes
+    assert f"ETCDCTL_CACERT={settings['DISCOVERY__ETCD__CA']} " in modes
+    [volume] = [each["secret"] for each in pod["volumes"] if each["name"] == "etcd-user"]
+    assert re.findall(r"\$\(cat (\w+)\)", modes) == [each["path"] for each in volume["items"]]
+
+
 def test_argo_cd_and_flux_deploy_the_image_that_the_examples_name(greeter: Path) -> None:
     """Both edit the overlay's kustomization as these lines do: all pods of the pair run that image."""
     text = (greeter / OPERATING).read_text().partition("## GitOps\n")[2].partition("```yaml\n")[2].partition("```")[0]
@@ -97,6 +132,8 @@ def test_argo_cd_and_flux_deploy_the_image_that_the_examples_name(greeter: Path)
     name, _, new = image.partition("=")
     [entry] = kustomization["images"]
     assert [entry["name"], f"{entry['newName']}:{entry['newTag']}"] == [name, new]
+    [tags] = yaml.load((greeter / ".github/workflows/release.yml").read_text(), yaml.BaseLoader)["on"]["push"]["tags"]
+    assert fnmatch(entry["newTag"], tags)
     assert kustomization["path"] == f"./{application['source']['path']}"
     outer = greeter / "deploy" / "overlays" / "edited"
     outer.mkdir()

@@ -176,6 +176,16 @@ def test_what_is_published_is_what_was_tested_and_scanned(project: Path) -> None
     assert not re.search(r"docker build|make image", str(content["release.yml", "publish"]))
 
 
+def test_the_summary_of_a_release_has_the_lines_of_the_overlay_that_deploys_it(project_of: Callable[[str], Path]) -> None:
+    """Name, digest, and the label with the version."""
+    folder = project_of("defaults")
+    *_, summary = jobs(folder)["release.yml", "publish"]["steps"]
+    lines = re.findall(r"^ {4}(\S+): ", summary["run"], re.MULTILINE)
+    assert lines == ["newName", "digest", "app.kubernetes.io/version"]
+    overlay = (folder / "deploy/overlays/production/kustomization.yaml").read_text()
+    assert all(f"{name}: " in overlay for name in lines)
+
+
 def test_the_image_registry_of_the_answers_is_published_to(tmp_path: Path) -> None:
     """Without one, GitHub's; a variable of the repository changes it. The token of GitHub goes nowhere else."""
     project = bake(tmp_path, image_registry="registry.example.com/team")
