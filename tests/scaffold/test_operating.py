@@ -102,7 +102,7 @@ def test_the_arguments_of_resolve_are_what_the_clients_of_each_mode_have(greeter
     """It reads none of their settings. Of what gRPC resolves itself, it shows the addresses of the same name."""
     modes = (greeter / OPERATING).read_text().partition("\n## Modes\n")[2].partition("\n### ")[0]
     table, _, block = modes.partition("```sh\n")
-    last = dict(re.findall(r"^\| `([a-z-]+)` \| .* \| ([^|]+) \|$", table, re.MULTILINE))
+    last: dict[str, str] = dict(re.findall(r"^\| `([a-z-]+)` \| .* \| ([^|]+) \|$", table, re.MULTILINE))
     assert last.keys() == {path.name for path in (greeter / "deploy" / "overlays").iterdir()} - {"production"}
     for mode, cell in last.items():
         settings = env(rendered(greeter / "deploy" / "overlays" / mode)["Deployment", f"{SLUG}-load-generator"])
