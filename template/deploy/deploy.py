@@ -72,7 +72,7 @@ def chosen() -> str:
     text = render(overlay := overlay if asked else before or overlay)
     if not re.search(f'    {OVERLAY}: "?{overlay}"?\n', text):
         sys.exit(f"make: deploy/overlays/{overlay} must set the label {OVERLAY}: {overlay}, by which it is found the next time")
-    if overlay != before and (tls := "{{ cookiecutter.__prefix }}TLS__MODE") in json.dumps(running) and tls not in text:
+    if overlay != before and "TLS__MODE" in json.dumps(running) and "TLS__MODE" not in text:
         sys.exit(f"make: {before} runs with TLS, and deploy/overlays/{overlay} would turn it off; add components/mtls to it")
     return overlay
 
