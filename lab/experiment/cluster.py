@@ -195,7 +195,7 @@ class Cluster:
                 return
 
     def _waiting(self) -> list[tuple[str, str, str]]:
-        """Pods that cannot start: the name, the reason, the message."""
+        """What pods wait for, those that have no node included: the name, the reason, the message."""
         pods = json.loads(self.kubectl("get", "pods", f"--selector={self.selector}", "--output=json"))["items"]
         found = list[tuple[str, str, str]]()
         for pod in pods:

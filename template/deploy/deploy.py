@@ -129,7 +129,7 @@ def wait(name: str) -> None:
 
 def delete(wanted: frozenset[str] = frozenset(), how: str = "--cascade=foreground") -> None:
     """What else the overlays name, callers before servers: only what bears the label, and only what namespaces contain."""
-    chosen()
+    chosen()  # sets the namespace, where nothing has been applied before
     create = ("create", "--dry-run=client", "--validate=false", "--output=name", "--filename=-")
     names = kubectl(*create, text="\n---\n".join(map(render, overlays)), check=False).stdout.split()
     for kind, name in (each.split("/") for each in sorted({*names} - wanted, key=lambda each: each.replace("deployment.", " "))):
